@@ -1,0 +1,76 @@
+-- How much of a stream has passed? Runs in Envoy for every chunk of a Server-Sent Events answer.
+--
+-- Counts the events, notes when the first one passed, and removes the usage event that the gateway asked the Router
+-- for when the client did not (docs/envoy.md). Holds nothing back but a partial event while it removes: an event that
+-- is incomplete at the end of a stream is void (WHATWG HTML, 9.2.6: "the incomplete event is not dispatched").
+--
+-- Writes gateway.stream {events, first_event_ms} inside the loop: after it would be too late when the client leaves.
+
+local EVENT_END = "\n\r?\n"
+-- The last event of stream_options.include_usage: no choices, and the usage of the whole stream.
+local NO_CHOICES = '"choices"%s*:%s*%[%s*%]'
+
+local function is_usage_event(event)
+  return event:find('"usage"', 1, true) ~= nil and event:find(NO_CHOICES) ~= nil
+end
+
+-- Splits text into its complete events without usage events, how many events there were, and the partial rest.
+local function without_usage(text)
+  local kept, events, from = {}, 0, 1
+  while true do
+    local _, stop = text:find(EVENT_END, from)
+    if stop == nil then
+      return table.concat(kept), events, text:sub(from)
+    end
+    local event = text:sub(from, stop)
+    if not is_usage_event(event) then
+      kept[#kept + 1] = event
+      events = events + 1
+    end
+    from = stop + 1
+  end
+end
+
+-- Counts the event ends in text, and returns what may be the beginning of one.
+local function count_events(text)
+  local _, events = text:gsub(EVENT_END, "")
+  if text:find(EVENT_END .. "$") then
+    return events, ""
+  end
+  return events, text:match("\n\r?$") or ""
+end
+
+local function is_event_stream(handle)
+  local content_type = handle:headers():get("content-type")
+  return content_type ~= nil and content_type:find("text/event-stream", 1, true) == 1
+end
+
+function envoy_on_response(handle)
+  if not is_event_stream(handle) then
+    return
+  end
+  local admission = handle:streamInfo():dynamicMetadata():get("gateway.admission")
+  local removes_usage = admission ~= nil and admission["strip_usage"] == "yes"
+  local events, rest, started = 0, "", false
+  for chunk in handle:bodyChunks() do
+    local text = rest .. chunk:getBytes(0, chunk:length())
+    local passed
+    if removes_usage then
+      local kept
+      kept, passed, rest = without_usage(text)
+      chunk:setBytes(kept)
+    else
+      passed, rest = count_events(text)
+    end
+    if passed > 0 then
+      -- Fetched anew for each chunk: Envoy invalidates the object at every yield.
+      local metadata = handle:streamInfo():dynamicMetadata()
+      if not started then
+        started = true
+        metadata:set("gateway.stream", "first_event_ms", handle:timestamp())
+      end
+      events = events + passed
+      metadata:set("gateway.stream", "events", events)
+    end
+  end
+end

@@ -1,0 +1,116 @@
+"""Is this body an inference request, and what does it ask for? Validation of the body, and no more than that.
+
+Only the fields that the gateway acts on are looked at; all others pass to the Router as they are.
+"""
+
+import re
+from typing import Annotated, Any
+
+import msgspec
+
+from authz.refusal import Reason, Refusal
+from authz.routes import Dialect
+
+_MAX_MODEL_LENGTH = 256
+# No model writes more in one answer; beyond it a number is a mistake, and arithmetic on it a risk.
+_MAX_TOKENS = 100_000_000
+
+_Tokens = Annotated[int, msgspec.Meta(ge=1, le=_MAX_TOKENS)]
+_Model = Annotated[str, msgspec.Meta(min_length=1, max_length=_MAX_MODEL_LENGTH)]
+
+
+class _Message(msgspec.Struct):
+    role: str
+
+
+class _Body(msgspec.Struct):
+    model: _Model
+    stream: bool | None = None
+    stream_options: dict[str, Any] | None = None
+    max_tokens: _Tokens | None = None
+
+
+class _ChatBody(_Body, kw_only=True):
+    messages: Annotated[list[_Message], msgspec.Meta(min_length=1)]
+    max_completion_tokens: _Tokens | None = None
+
+
+class _InferBody(_Body, kw_only=True):
+    input: str | list[Any] | dict[str, Any]
+
+
+class InferenceRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What a valid body asks for.
+
+    `max_output_tokens` is None when the caller names no maximum. `body` is what the Router gets instead of the
+    original when that must change; `strip_usage` says that the usage event which the change asks for is the
+    gateway's, not the client's.
+    """
+
+    model: str
+    stream: bool
+    max_output_tokens: int | None
+    size: int
+    body: bytes | None = None
+    strip_usage: bool = False
+
+
+_DECODERS: dict[Dialect, "msgspec.json.Decoder[_ChatBody] | msgspec.json.Decoder[_InferBody]"] = {
+    Dialect.OPENAI_CHAT: msgspec.json.Decoder(_ChatBody),
+    Dialect.INFER: msgspec.json.Decoder(_InferBody),
+}
+_WANTS_USAGE = b',"stream_options":{"include_usage":true}}'
+# msgspec ends its messages with the place: "Expected `str`, got `int` - at `$.model`".
+_PLACE = re.compile(r"(?P<problem>.*?)(?: - at `\$\.?(?P<path>.*)`)?", re.DOTALL)
+_MISSING_FIELD = re.compile(r"Object missing required field `(?P<field>[^`]*)`")
+
+
+def validate(body: bytes, dialect: Dialect) -> InferenceRequest | Refusal:
+    """Read a body; a Refusal names the field that is wrong."""
+    try:
+        found = _DECODERS[dialect].decode(body)
+    except msgspec.ValidationError as error:
+        return _invalid(str(error))
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        return Refusal(reason=Reason.INVALID_JSON, message=f"The body is not valid JSON: {error}.")
+    options = found.stream_options
+    if options is not None and not isinstance(options.get("include_usage", False), bool | None):
+        return _invalid("Expected `bool` - at `$.stream_options.include_usage`")
+    return _request(found, body)
+
+
+def _request(found: _ChatBody | _InferBody, body: bytes) -> InferenceRequest:
+    limits = [found.max_tokens, found.max_completion_tokens if isinstance(found, _ChatBody) else None]
+    asks_usage = bool(found.stream and not (found.stream_options or {}).get("include_usage"))
+    return InferenceRequest(
+        model=found.model,
+        stream=bool(found.stream),
+        max_output_tokens=max((limit for limit in limits if limit is not None), default=None),
+        size=len(body),
+        body=_asking_for_usage(body, found.stream_options) if asks_usage else None,
+        strip_usage=asks_usage,
+    )
+
+
+def _asking_for_usage(body: bytes, options: dict[str, Any] | None) -> bytes:
+    if options is None and b'"stream_options"' not in body:
+        # A valid object ends with its brace: the field goes in front of it, and the rest is not parsed again.
+        return body.rstrip()[:-1] + _WANTS_USAGE
+    whole = msgspec.json.decode(body)
+    whole["stream_options"] = {**(options or {}), "include_usage": True}
+    return msgspec.json.encode(whole)
+
+
+def _invalid(text: str) -> Refusal:
+    match = _PLACE.fullmatch(text)
+    problem, path = (match["problem"], match["path"]) if match else (text, None)
+    missing = _MISSING_FIELD.fullmatch(problem)
+    if missing:
+        param = f"{path}.{missing['field']}" if path else missing["field"]
+        return Refusal(reason=Reason.INVALID_BODY, param=param, message=f"The field '{param}' is missing.")
+    where = f"The field '{path}' is not valid: " if path else "The body is not valid: "
+    return Refusal(reason=Reason.INVALID_BODY, param=path, message=f"{where}{_in_words(problem)}.")
+
+
+def _in_words(problem: str) -> str:
+    return (problem[:1].lower() + problem[1:]).replace("`", "")

@@ -1,0 +1,181 @@
+"""How is every admitted request settled exactly once, though its worker, Redis or the log entry may be gone?
+
+Whoever learns of an end settles it, idempotently by request id: the access log, which knows how it ended; failing
+that, a second after the ext_proc stream closed, the worker that admitted it; failing that too, the sweeper, when the
+request's lease has run out. A settlement that Redis does not take waits here and is tried again.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from extproc import admission as admissions
+from extproc import ending as endings
+from extproc.record import Admission, Ending
+from quota.reservation import QuotaOutage, Reservations, Settlement
+
+# The access log arrives within milliseconds of the end; a stream that closed so long ago has lost its entry.
+GRACE_SECONDS = 1.0
+RETRY_SECONDS = 0.25
+# What waits for Redis is bounded; beyond it the oldest is left to the sweeper.
+MAX_WAITING = 100_000
+_BATCH = 500
+
+
+@dataclass(frozen=True, slots=True)
+class _Closed:
+    admission: Admission
+    closed_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Operation:
+    """What is owed to Redis for one request. Without an ending, its reservation is undone."""
+
+    admission: Admission
+    ending: Ending | None
+    settlement: Settlement | None
+
+
+class Settler:
+    """Settles requests and retries while Redis is away. Its calls return at once; the work is done behind them.
+
+    `now` is a monotonic clock in seconds, `now_ms` milliseconds since the epoch. `observe` is told every settlement
+    that this process made.
+    """
+
+    def __init__(
+        self,
+        reservations: Reservations,
+        *,
+        now: Callable[[], float],
+        now_ms: Callable[[], int],
+        observe: Callable[[Admission, Ending], None],
+    ) -> None:
+        self._reservations = reservations
+        self._now = now
+        self._now_ms = now_ms
+        self._observe = observe
+        self._closed: OrderedDict[str, _Closed] = OrderedDict()
+        self._waiting: OrderedDict[str, _Operation] = OrderedDict()
+        self._running: set[asyncio.Task[None]] = set()
+
+    @property
+    def waiting(self) -> int:
+        """How many settlements Redis has not taken yet."""
+        return len(self._waiting)
+
+    def settle(self, admission: Admission, ending: Ending) -> None:
+        """Settle a request whose end is known."""
+        self._closed.pop(admission.request_id, None)
+        self._start(_Operation(admission, ending, settlement(admission, ending)))
+
+    def settle_if_reserved(self, admission: Admission, ending: Ending) -> None:
+        """Settle a request that may have been reserved, but was never let pass."""
+        self._start(_Operation(admission, ending, replace(settlement(admission, ending), admission=None)))
+
+    def release(self, admission: Admission) -> None:
+        """Undo a reservation whose answer did not come: whether it was made is unknown."""
+        self._start(_Operation(admission, None, None))
+
+    def stream_closed(self, admission: Admission) -> None:
+        """The ext_proc stream of a request has ended; its access-log entry should come now."""
+        self._closed[admission.request_id] = _Closed(admission, self._now())
+        if len(self._closed) > MAX_WAITING:
+            self._closed.popitem(last=False)
+
+    async def run(self) -> None:
+        """Retry what waits and settle what has lost its log entry, until cancelled."""
+        while True:
+            await asyncio.sleep(RETRY_SECONDS)
+            await self.tick()
+
+    async def tick(self) -> None:
+        """One round of `run`."""
+        try:
+            await self._settle_unlogged()
+        except QuotaOutage:
+            return
+        while self._waiting:
+            batch = list(self._waiting.values())[:_BATCH]
+            if not all(await asyncio.gather(*(self._attempt(operation) for operation in batch))):
+                return
+
+    async def finish(self) -> None:
+        """Wait for what has been started, and try once more what waits."""
+        while self._running:
+            await asyncio.wait(self._running)
+        await self.tick()
+
+    def _start(self, operation: _Operation) -> None:
+        task = asyncio.get_running_loop().create_task(self._run(operation))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    async def _run(self, operation: _Operation) -> None:
+        await self._attempt(operation)
+
+    async def _attempt(self, operation: _Operation) -> bool:
+        """Whether Redis took the operation; if not, it waits for the next round."""
+        request_id = operation.admission.request_id
+        try:
+            await self._perform(operation)
+        except QuotaOutage:
+            self._waiting[request_id] = operation
+            if len(self._waiting) > MAX_WAITING:
+                self._waiting.popitem(last=False)
+            return False
+        self._waiting.pop(request_id, None)
+        return True
+
+    async def _perform(self, operation: _Operation) -> None:
+        admission = operation.admission
+        if operation.settlement is None or operation.ending is None:
+            await self._reservations.release(admission.organization_id, admission.request_id)
+        elif await self._reservations.settle(operation.settlement):
+            self._observe(admission, operation.ending)
+
+    async def _settle_unlogged(self) -> None:
+        due = self._due()
+        if not due:
+            return
+        requests = [(closed.admission.organization_id, closed.admission.request_id) for closed in due]
+        still_open = await self._reservations.open_among(requests)
+        for closed, is_open in zip(due, still_open, strict=True):
+            admission = closed.admission
+            known = self._closed.pop(admission.request_id, None) is not None
+            if known and is_open and admission.request_id not in self._waiting:
+                self.settle(admission, endings.lost(admission, events=0, ended_ms=self._now_ms()))
+
+    def _due(self) -> list[_Closed]:
+        latest = self._now() - GRACE_SECONDS
+        due: list[_Closed] = []
+        for closed in self._closed.values():
+            if closed.closed_at > latest or len(due) == _BATCH:
+                break
+            due.append(closed)
+        return due
+
+
+def settlement(admission: Admission, ending: Ending, *, only_if_overdue: bool = False) -> Settlement:
+    """What the store is asked to settle."""
+    return Settlement(
+        organization_id=admission.organization_id,
+        request_id=admission.request_id,
+        tokens=ending.input_tokens + ending.output_tokens,
+        ending=endings.encode(ending),
+        admission=None if only_if_overdue else admissions.encode(admission),
+        only_if_overdue=only_if_overdue,
+    )
+
+
+async def sweep(reservations: Reservations, *, now_ms: int) -> list[tuple[Admission, Ending]]:
+    """Settle the requests whose lease has run out, and say which."""
+    swept = []
+    for found in await reservations.overdue(limit=_BATCH):
+        admission = admissions.decode(found.admission)
+        ending = endings.lost(admission, events=found.events, ended_ms=now_ms)
+        if await reservations.settle(settlement(admission, ending, only_if_overdue=True)):
+            swept.append((admission, ending))
+    return swept

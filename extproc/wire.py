@@ -1,0 +1,184 @@
+"""How do the messages of ext_proc and the access log become our values, and back?
+
+The only place of `extproc` that knows them.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from authz import error_body
+from authz.refusal import Refusal
+from authz.wire import ARRIVAL_KEY, GRANT_KEY, METADATA_NAMESPACE
+from extproc.ending import Observation
+from wire.messages import ProcessingRequest, ProcessingResponse, StreamAccessLogsMessage
+
+ADMISSION_NAMESPACE = "gateway.admission"
+USAGE_NAMESPACE = "gateway.usage"
+STREAM_NAMESPACE = "gateway.stream"
+
+# Envoy's local replies are rewritten by local_reply_config, except those whose details begin so.
+DETAILS_PREFIX = "sidecar_"
+# envoy.data.accesslog.v3.AccessLogType
+_DOWNSTREAM_PERIODIC, _DOWNSTREAM_END = 5, 6
+# Envoy refuses a longer chunk of a streamed response.
+_MAX_CHUNK = 65_536
+_MS_PER_SECOND, _NS_PER_MS = 1000, 1_000_000
+
+
+class Phase:
+    """The fields of ProcessingRequest's `request` oneof that Envoy is configured to send."""
+
+    REQUEST_BODY = "request_body"
+    RESPONSE_HEADERS = "response_headers"
+    RESPONSE_BODY = "response_body"
+    RESPONSE_TRAILERS = "response_trailers"
+
+
+def read(raw: bytes) -> tuple[str | None, Any]:
+    """The phase of a ProcessingRequest, and the message."""
+    message = ProcessingRequest.FromString(raw)
+    return message.WhichOneof("request"), message
+
+
+def grant_and_arrival(message: Any) -> tuple[str, str]:
+    """What Check left beside the request, as text; empty when ext_authz did not run."""
+    fields = message.metadata_context.filter_metadata[METADATA_NAMESPACE].fields
+    return fields[GRANT_KEY].string_value, fields[ARRIVAL_KEY].string_value
+
+
+def let_pass(*, record: str, body: bytes | None, strip_usage: bool) -> bytes:
+    """Admit the request: rbac lets pass what carries this mark, the access log brings the record back."""
+    response = ProcessingResponse()
+    common = response.request_body.response
+    common.SetInParent()
+    if body is not None:
+        common.body_mutation.body = body
+    fields = response.dynamic_metadata.fields[ADMISSION_NAMESPACE].struct_value.fields
+    fields["admitted"].string_value = "yes"
+    fields["record"].string_value = record
+    if strip_usage:
+        fields["strip_usage"].string_value = "yes"
+    return bytes(response.SerializeToString())
+
+
+def refuse(refusal: Refusal, *, request_id: str, now: float) -> bytes:
+    """Answer the request with our error body."""
+    response = ProcessingResponse()
+    immediate = response.immediate_response
+    immediate.status.code = refusal.reason.status
+    for name, value in error_body.headers(refusal):
+        header = immediate.headers.set_headers.add().header
+        header.key = name
+        # ext_proc reads `raw_value`; `value` would give an empty header (ext_authz is the opposite).
+        header.raw_value = value.encode()
+    immediate.body = error_body.render(refusal, request_id=request_id, now=now)
+    immediate.details = DETAILS_PREFIX + refusal.reason.code
+    return bytes(response.SerializeToString())
+
+
+def pass_headers() -> bytes:
+    """Leave the response headers as they are."""
+    response = ProcessingResponse()
+    response.response_headers.response.SetInParent()
+    return bytes(response.SerializeToString())
+
+
+def pass_trailers() -> bytes:
+    """Leave the response trailers as they are."""
+    response = ProcessingResponse()
+    response.response_trailers.SetInParent()
+    return bytes(response.SerializeToString())
+
+
+def pass_body(body: bytes, *, end_of_stream: bool, progress: dict[str, dict[str, int]]) -> Iterator[bytes]:
+    """Pass a piece of a streamed response on, and note its progress where the access log finds it."""
+    pieces = [body[at : at + _MAX_CHUNK] for at in range(0, len(body), _MAX_CHUNK)] or [b""]
+    for at, piece in enumerate(pieces):
+        response = ProcessingResponse()
+        streamed = response.response_body.response.body_mutation.streamed_response
+        streamed.body = piece
+        streamed.end_of_stream = end_of_stream and at == len(pieces) - 1
+        for namespace, numbers in progress.items():
+            fields = response.dynamic_metadata.fields[namespace].struct_value.fields
+            for name, number in numbers.items():
+                fields[name].number_value = number
+        yield bytes(response.SerializeToString())
+
+
+class LogEntry:
+    """One access-log entry of a request, read as far as it is asked."""
+
+    def __init__(self, entry: Any) -> None:
+        self._entry = entry
+        self._common = entry.common_properties
+        self._metadata = entry.common_properties.metadata.filter_metadata
+
+    @property
+    def is_end(self) -> bool:
+        """Whether the request has ended."""
+        return bool(self._common.access_log_type == _DOWNSTREAM_END)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether this is a periodic entry of a request that runs."""
+        return bool(self._common.access_log_type == _DOWNSTREAM_PERIODIC)
+
+    @property
+    def record(self) -> str:
+        """The record of the admission; empty when the request was not admitted."""
+        return self._text(ADMISSION_NAMESPACE, "record")
+
+    @property
+    def grant_and_arrival(self) -> tuple[str, str]:
+        """What Check left beside the request, as text; empty when it did not run or refused."""
+        return self._text(METADATA_NAMESPACE, GRANT_KEY), self._text(METADATA_NAMESPACE, ARRIVAL_KEY)
+
+    @property
+    def is_refusal(self) -> bool:
+        """Whether ext_proc itself refused the request."""
+        return bool(self._entry.response.response_code_details.startswith(DETAILS_PREFIX))
+
+    @property
+    def events(self) -> int:
+        """How many events of the stream have passed."""
+        return self._number(STREAM_NAMESPACE, "events") or 0
+
+    def observation(self) -> Observation:
+        """What the entry says of the request's end."""
+        common, response = self._common, self._entry.response
+        flags = common.response_flags
+        return Observation(
+            status=response.response_code.value,
+            details=response.response_code_details,
+            client_gone=flags.downstream_connection_termination or flags.downstream_remote_reset,
+            passed=bool(self.record),
+            input_tokens=self._number(USAGE_NAMESPACE, "input"),
+            output_tokens=self._number(USAGE_NAMESPACE, "output"),
+            events=self.events,
+            response_bytes=response.response_body_bytes,
+            first_event_ms=self._number(STREAM_NAMESPACE, "first_event_ms"),
+            ended_ms=_milliseconds(common.start_time) + _milliseconds(common.duration),
+        )
+
+    def _text(self, namespace: str, key: str) -> str:
+        if namespace not in self._metadata:
+            return ""
+        return str(self._metadata[namespace].fields[key].string_value)
+
+    def _number(self, namespace: str, key: str) -> int | None:
+        if namespace not in self._metadata:
+            return None
+        fields = self._metadata[namespace].fields
+        # A Router's number may be anything that JSON allows; a negative or an absurd one is none.
+        value = fields[key].number_value if key in fields else -1.0
+        return int(value) if 0 <= value < 2**53 else None
+
+
+def log_entries(raw: bytes) -> Iterator[LogEntry]:
+    """The HTTP entries of a StreamAccessLogsMessage."""
+    for entry in StreamAccessLogsMessage.FromString(raw).http_logs.log_entry:
+        yield LogEntry(entry)
+
+
+def _milliseconds(time: Any) -> int:
+    return int(time.seconds * _MS_PER_SECOND + time.nanos // _NS_PER_MS)

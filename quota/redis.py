@@ -1,0 +1,204 @@
+"""How do the limits hold over all workers? The promise of `quota.reservation`, kept by one Redis script a decision.
+
+Keys carry a version and the hash tag of a shard, `igw1:{07}:...`. All keys of an organization are in one shard, so
+a script finds them on one node of a Redis Cluster; each shard has its own stream of settled events.
+"""
+
+import asyncio
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError, ResponseError
+
+from quota.reservation import (
+    Claim,
+    Demand,
+    Exceeded,
+    Overdue,
+    QuotaOutage,
+    Reservation,
+    SettledEvent,
+    Settlement,
+)
+from quota.scripts import Argument, ScriptRunner, load
+
+SHARDS = 16
+_PREFIX = "igw1"
+_RESERVE, _SETTLE, _RENEW, _OVERDUE = load("reserve"), load("settle"), load("renew"), load("overdue")
+_TAKEN = 1
+_OVERDUE_FIELDS = 3
+
+
+def shard_of(organization_id: str) -> int:
+    """The shard that holds all keys of an organization."""
+    return zlib.crc32(organization_id.encode()) % SHARDS
+
+
+def _key(shard: int, *parts: str) -> str:
+    return ":".join((_PREFIX, f"{{{shard:02}}}", *parts))
+
+
+def _record(shard: int, request_id: str) -> str:
+    return _key(shard, "request", request_id)
+
+
+class RedisReservations:
+    """Reservations that all workers share. No call waits longer than `deadline` seconds."""
+
+    def __init__(self, redis: Redis, *, deadline: float) -> None:
+        self._redis = redis
+        self._deadline = deadline
+        self._scripts = ScriptRunner(redis, deadline=deadline)
+
+    async def reserve(self, claim: Claim) -> Reservation | Exceeded:
+        """See `Reservations.reserve`."""
+        shard = shard_of(claim.organization_id)
+        keys = [_record(shard, claim.request_id), _key(shard, "leases")]
+        arguments: list[Argument] = [claim.request_id, claim.admission, claim.lease_ms]
+        for demand in claim.demands:
+            keys.append(_key(shard, "limit", demand.subject, demand.limit.name))
+            arguments += _demand_arguments(demand)
+        answer = await self._scripts.run(_RESERVE, keys, arguments)
+        if answer[0] == _TAKEN:
+            return Reservation(at_ms=answer[1], taken=tuple(answer[2:]))
+        _, index, used, retry_after_ms = answer
+        return Exceeded(
+            limit=claim.demands[index - 1].limit,
+            used=used,
+            retry_after_ms=None if retry_after_ms < 0 else retry_after_ms,
+        )
+
+    async def settle(self, settlement: Settlement) -> bool:
+        """See `Reservations.settle`."""
+        tokens: Argument = "" if settlement.tokens is None else settlement.tokens
+        arguments = [tokens, settlement.ending, settlement.admission or b"", int(settlement.only_if_overdue)]
+        return await self._end(settlement.organization_id, settlement.request_id, [*arguments, "settle"])
+
+    async def release(self, organization_id: str, request_id: str) -> bool:
+        """See `Reservations.release`."""
+        return await self._end(organization_id, request_id, ["", b"", b"", 0, "release"])
+
+    async def renew(self, organization_id: str, request_id: str, *, lease_ms: int, events: int) -> bool:
+        """See `Reservations.renew`."""
+        shard = shard_of(organization_id)
+        keys = [_record(shard, request_id), _key(shard, "leases")]
+        return bool(await self._scripts.run(_RENEW, keys, [request_id, lease_ms, events]))
+
+    async def open_among(self, requests: Sequence[tuple[str, str]]) -> list[bool]:
+        """See `Reservations.open_among`."""
+        try:
+            async with asyncio.timeout(self._deadline):
+                pipeline = self._redis.pipeline(transaction=False)
+                for organization_id, request_id in requests:
+                    pipeline.hget(_record(shard_of(organization_id), request_id), "state")
+                return [state == b"open" for state in await pipeline.execute()]
+        except (RedisError, OSError, TimeoutError) as error:
+            raise QuotaOutage(f"Redis could not be asked: {error}") from error
+
+    async def overdue(self, *, limit: int) -> list[Overdue]:
+        """See `Reservations.overdue`."""
+        answers = await asyncio.gather(*(self._overdue_in(shard, limit) for shard in range(SHARDS)))
+        return [found for answer in answers for found in answer][:limit]
+
+    async def _overdue_in(self, shard: int, limit: int) -> list[Overdue]:
+        flat = await self._scripts.run(_OVERDUE, [_key(shard, "leases")], [limit, _record(shard, "")])
+        rows = [flat[at : at + _OVERDUE_FIELDS] for at in range(0, len(flat), _OVERDUE_FIELDS)]
+        return [
+            Overdue(request_id=request_id.decode(), admission=admission, events=int(events))
+            for request_id, admission, events in rows
+        ]
+
+    async def _end(self, organization_id: str, request_id: str, arguments: list[Argument]) -> bool:
+        shard = shard_of(organization_id)
+        keys = [_record(shard, request_id), _key(shard, "leases"), _key(shard, "events")]
+        return bool(await self._scripts.run(_SETTLE, keys, [request_id, *arguments]))
+
+
+def _demand_arguments(demand: Demand) -> list[Argument]:
+    limit = demand.limit
+    return [limit.unit.value, limit.slice_ms, limit.live_slices, limit.ceiling, demand.amount, demand.least]
+
+
+class RedisSettledEvents:
+    """The streams of settled requests of all shards, read by one consumer group.
+
+    `consumer` names this reader: a reader that comes back under its name first gets what it had not acknowledged.
+    What a reader left that never came back is taken over after `takeover_ms`.
+    """
+
+    GROUP = "ledger"
+
+    def __init__(self, redis: Redis, *, consumer: str, takeover_ms: int = 30_000) -> None:
+        self._redis = redis
+        self._consumer = consumer
+        self._takeover_ms = takeover_ms
+        self._streams: dict[bytes, int] = {_key(shard, "events").encode(): shard for shard in range(SHARDS)}
+        self._ready = False
+        self._unread: dict[Any, Any] = dict.fromkeys(self._streams, "0")
+
+    async def read(self, *, count: int, wait_ms: int) -> list[SettledEvent]:
+        """See `SettledEvents.read`. What was read and not acknowledged comes first, after a restart or an error."""
+        try:
+            if not self._ready:
+                await self._prepare()
+            answer: Any = await self._redis.xreadgroup(
+                self.GROUP, self._consumer, self._unread, count=count, block=wait_ms or None
+            )
+        except (RedisError, OSError) as error:
+            self.read_again()
+            raise QuotaOutage(f"Redis could not be asked: {error}") from error
+        found = [
+            SettledEvent(
+                id=entry_id.decode(),
+                shard=self._streams[stream],
+                admission=fields[b"admission"],
+                ending=fields[b"ending"],
+            )
+            for stream, entries in answer
+            for entry_id, fields in entries
+            if fields
+        ]
+        if not found and ">" not in self._unread.values():
+            self._unread = dict.fromkeys(self._streams, ">")
+        return found
+
+    def read_again(self) -> None:
+        """Begin with what was read and not acknowledged, this reader's or another's that is gone."""
+        self._ready = False
+        self._unread = dict.fromkeys(self._streams, "0")
+
+    async def acknowledge(self, events: Sequence[SettledEvent]) -> None:
+        """See `SettledEvents.acknowledge`."""
+        try:
+            pipeline = self._redis.pipeline(transaction=False)
+            for event in events:
+                stream = _key(event.shard, "events")
+                pipeline.xack(stream, self.GROUP, event.id)
+                pipeline.xdel(stream, event.id)
+            await pipeline.execute()
+        except (RedisError, OSError) as error:
+            raise QuotaOutage(f"Redis could not be asked: {error}") from error
+
+    async def backlog(self) -> int:
+        """How many settled requests are not in the ledger yet."""
+        try:
+            pipeline = self._redis.pipeline(transaction=False)
+            for stream in self._streams:
+                pipeline.xlen(stream)
+            return sum(await pipeline.execute())
+        except (RedisError, OSError) as error:
+            raise QuotaOutage(f"Redis could not be asked: {error}") from error
+
+    async def _prepare(self) -> None:
+        for stream in self._streams:
+            try:
+                await self._redis.xgroup_create(stream, self.GROUP, id="0", mkstream=True)
+            except ResponseError as error:
+                if not str(error).startswith("BUSYGROUP"):
+                    raise
+            await self._redis.xautoclaim(
+                stream, self.GROUP, self._consumer, min_idle_time=self._takeover_ms, count=1000
+            )
+        self._ready = True

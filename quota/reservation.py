@@ -1,0 +1,134 @@
+"""How is room taken in advance, and what becomes of it? The promise of the limits, whoever keeps it.
+
+`quota.memory` keeps it inside one process, `quota.redis` for all workers; one contract suite runs over both.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from quota.limit import Limit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Demand:
+    """What a request asks of one limit.
+
+    `subject` is whose limit it is, such as "tenant:ten_1". `amount` is what to take in the limit's unit; when there
+    is less room, as little as `least` will do.
+    """
+
+    limit: Limit
+    subject: str
+    amount: int
+    least: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """A request that asks to be admitted under all its limits, all or none.
+
+    `admission` is kept beside the reservation, untouched, for whoever settles it. The concurrency slots are held for
+    `lease_ms` and as long after each renewal.
+    """
+
+    organization_id: str
+    request_id: str
+    demands: tuple[Demand, ...]
+    admission: bytes
+    lease_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reservation:
+    """Room was taken: `taken[i]` under the i-th demand. `at_ms` is the store's clock, milliseconds since the epoch."""
+
+    at_ms: int
+    taken: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exceeded:
+    """No room, and nothing was taken. `retry_after_ms` is None when the demand can never fit."""
+
+    limit: Limit
+    used: int
+    retry_after_ms: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settlement:
+    """The fact that replaces a reservation.
+
+    `tokens` is what was really used; None lets the reservation stand. `ending` joins the event for the ledger.
+    `admission` is the settler's own copy of `Claim.admission`, used when the store has lost the reservation; without
+    one, an unknown request is left alone. With `only_if_overdue` a request whose lease still runs is left alone.
+    """
+
+    organization_id: str
+    request_id: str
+    tokens: int | None
+    ending: bytes
+    admission: bytes | None = None
+    only_if_overdue: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overdue:
+    """A request whose lease has run out: nobody reports it any more. `events` is the last progress reported."""
+
+    request_id: str
+    admission: bytes
+    events: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SettledEvent:
+    """An entry of the event stream: one request's admission and ending. `id` names it for `acknowledge`."""
+
+    id: str
+    shard: int
+    admission: bytes
+    ending: bytes
+
+
+class QuotaOutage(Exception):
+    """The limits cannot be asked now. Whether a pending call took effect is unknown."""
+
+
+class Reservations(Protocol):
+    """Takes room, gives it back, settles it. Every method is atomic and idempotent by request id.
+
+    Each raises `QuotaOutage` when the store cannot be asked.
+    """
+
+    async def reserve(self, claim: Claim) -> Reservation | Exceeded:
+        """Take room under every demand, or under none. Asked again for the same request, answers the same."""
+
+    async def settle(self, settlement: Settlement) -> bool:
+        """End a request: free its slots, put the fact in place of its reservation, append the event.
+
+        True for the one call that did it, False for every other.
+        """
+
+    async def release(self, organization_id: str, request_id: str) -> bool:
+        """Undo a reservation as if it had never been: no event. True when there was one."""
+
+    async def renew(self, organization_id: str, request_id: str, *, lease_ms: int, events: int) -> bool:
+        """A request is alive: extend its lease and note its progress. False when it is not open."""
+
+    async def open_among(self, requests: Sequence[tuple[str, str]]) -> list[bool]:
+        """For each (organization id, request id), whether the request is reserved and not settled."""
+
+    async def overdue(self, *, limit: int) -> list[Overdue]:
+        """Up to `limit` requests whose lease has run out."""
+
+
+class SettledEvents(Protocol):
+    """The stream of settled requests, for the ledger. At least once: an entry comes again until acknowledged."""
+
+    async def read(self, *, count: int, wait_ms: int) -> list[SettledEvent]:
+        """The next entries, oldest first; waits up to `wait_ms` for the first."""
+
+    async def acknowledge(self, events: Sequence[SettledEvent]) -> None:
+        """These are safe elsewhere: forget them."""

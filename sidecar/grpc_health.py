@@ -1,0 +1,57 @@
+"""Is a service serving? The standard gRPC health service, on the transport seam.
+
+https://github.com/grpc/grpc/blob/master/doc/health-checking.md
+"""
+
+import asyncio
+from collections.abc import Iterable
+
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+
+from wire.transport import Service, Stream
+
+SERVICE_NAME = "grpc.health.v1.Health"
+
+
+class Health:
+    """Health of the named services and of the whole server, whose name is the empty string."""
+
+    def __init__(self, services: Iterable[str]) -> None:
+        self._known = frozenset({"", *services})
+        self._serving = True
+        self._changed = asyncio.Event()
+
+    def service(self) -> Service:
+        """The gRPC service."""
+        return Service(name=SERVICE_NAME, unary={"Check": self.check}, streams={"Watch": self.watch})
+
+    def stop_serving(self) -> None:
+        """From now on, and for good: not serving."""
+        self._serving = False
+        self._changed.set()
+
+    async def check(self, raw: bytes) -> bytes:
+        """The health of one service now."""
+        return self._status(HealthCheckRequest.FromString(raw).service)
+
+    async def watch(self, stream: Stream) -> None:
+        """The health of one service, and each change of it."""
+        raw = await stream.read()
+        if raw is None:
+            return
+        name = HealthCheckRequest.FromString(raw).service
+        stream.write(self._status(name))
+        gone = asyncio.ensure_future(stream.read())
+        changed = asyncio.ensure_future(self._changed.wait())
+        await asyncio.wait({gone, changed}, return_when=asyncio.FIRST_COMPLETED)
+        if not gone.done():
+            stream.write(self._status(name))
+            await gone
+        changed.cancel()
+
+    def _status(self, name: str) -> bytes:
+        if name not in self._known:
+            status = HealthCheckResponse.SERVICE_UNKNOWN
+        else:
+            status = HealthCheckResponse.SERVING if self._serving else HealthCheckResponse.NOT_SERVING
+        return bytes(HealthCheckResponse(status=status).SerializeToString())

@@ -1,0 +1,121 @@
+"""How do services meet gRPC? grpcio's server behind the transport seam: bytes in, bytes out.
+
+Generic handlers without serialisers, and `context.read/write` instead of generators: the cheapest that grpcio has
+(docs/adr/0002-grpcio-behind-a-byte-seam.md).
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from wire.transport import Service, StreamHandler, UnaryHandler
+
+# A request's body comes in one message, with the metadata around it.
+_HEADROOM_BYTES = 1_048_576
+
+
+class GrpcServer:
+    """Serves on a Unix socket. `max_body_bytes` bounds what a message may hold.
+
+    The socket's path must be this process's alone: grpcio unlinks it on stop, even when another process has bound it
+    since.
+    """
+
+    def __init__(
+        self,
+        services: Sequence[Service],
+        *,
+        path: Path,
+        max_body_bytes: int,
+        observe_error: Callable[[Exception], None],
+    ) -> None:
+        limit = max_body_bytes + _HEADROOM_BYTES
+        self._observe_error = observe_error
+        self._server = grpc.aio.server(
+            options=[("grpc.max_receive_message_length", limit), ("grpc.max_send_message_length", limit)]
+        )
+        self._server.add_generic_rpc_handlers([self._generic_handler(service) for service in services])
+        self._path = path
+
+    async def start(self) -> None:
+        """Bind and serve. A socket that a killed predecessor left behind is replaced."""
+        self._path.unlink(missing_ok=True)
+        self._server.add_insecure_port(f"unix:{self._path}")
+        await self._server.start()
+        self._path.chmod(0o600)
+
+    async def stop(self, grace_seconds: float) -> None:
+        """Refuse new calls, let the running ones finish for so long, then end them."""
+        await self._server.stop(grace_seconds)
+
+    def _generic_handler(self, service: Service) -> grpc.GenericRpcHandler:
+        handlers = {name: self._unary(handler) for name, handler in service.unary.items()}
+        handlers |= {name: self._stream(handler) for name, handler in service.streams.items()}
+        return grpc.method_handlers_generic_handler(service.name, handlers)
+
+    def _unary(self, handler: UnaryHandler) -> grpc.RpcMethodHandler:
+        async def call(request: bytes, context: Any) -> bytes:
+            del context
+            try:
+                return await handler(request)
+            except Exception as error:
+                self._observe_error(error)
+                raise
+
+        return grpc.unary_unary_rpc_method_handler(call)
+
+    def _stream(self, handler: StreamHandler) -> grpc.RpcMethodHandler:
+        async def call(_: Any, context: Any) -> None:
+            stream = _GrpcStream(context)
+            try:
+                await handler(stream)
+                await stream.flush()
+            except Exception as error:
+                self._observe_error(error)
+                raise
+
+        return grpc.stream_stream_rpc_method_handler(call)
+
+
+class _GrpcStream:
+    """A call of grpcio as a `wire.transport.Stream`.
+
+    grpcio allows one write at a time. Writes are queued, and leave with the next read, which a handler that has
+    answered does at once; only a write that comes while a read waits needs a task of its own.
+    """
+
+    def __init__(self, context: Any) -> None:
+        self._context = context
+        self._queue: deque[bytes] = deque()
+        self._reading = False
+        self._writing = False
+        self._writer: asyncio.Task[None] | None = None
+
+    async def read(self) -> bytes | None:
+        await self.flush()
+        self._reading = True
+        try:
+            message = await self._context.read()
+        finally:
+            self._reading = False
+        return None if message is grpc.aio.EOF else message
+
+    def write(self, message: bytes) -> None:
+        self._queue.append(message)
+        if self._reading and not self._writing:
+            self._writer = asyncio.get_running_loop().create_task(self.flush())
+
+    async def flush(self) -> None:
+        """Send what is queued."""
+        if self._writing:
+            return
+        self._writing = True
+        try:
+            while self._queue:
+                await self._context.write(self._queue.popleft())
+        finally:
+            self._writing = False

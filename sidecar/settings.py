@@ -1,0 +1,75 @@
+"""What can be configured, and from where? Every setting is read once, from the environment, here.
+
+All errors are reported together, each naming its variable; secrets never show in a `repr`.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import AliasChoices, Field, HttpUrl, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+# Peppers that stand in examples and blog posts: a hash keyed with one of them is no secret.
+WELL_KNOWN_PEPPERS = frozenset({"change-me", "changeme", "default", "pepper", "secret", "insecure"})
+MIN_PEPPER_LENGTH = 32
+# A Unix socket's path holds at most 107 bytes (sun_path); this leaves room for "/worker-999.sock".
+MAX_SOCKET_DIR_LENGTH = 90
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+class StoreSettings(BaseSettings):
+    """What the administrative commands need: the database and the pepper of the keys."""
+
+    model_config = SettingsConfigDict(env_prefix="GATEWAY_", frozen=True, extra="ignore")
+
+    database_url: SecretStr = Field(validation_alias=AliasChoices("DATABASE_URL", "database_url"))
+    key_pepper: SecretStr = Field(description="Key of the keyed hash under which API keys are stored.")
+
+    @field_validator("key_pepper")
+    @classmethod
+    def _pepper_is_secret(cls, pepper: SecretStr) -> SecretStr:
+        value = pepper.get_secret_value()
+        if value.lower() in WELL_KNOWN_PEPPERS or len(value) < MIN_PEPPER_LENGTH:
+            raise ValueError(
+                f"must be at least {MIN_PEPPER_LENGTH} characters and no well-known default; "
+                "make one with: openssl rand -hex 32"
+            )
+        return pepper
+
+
+class Settings(StoreSettings):
+    """Everything `inference-gateway serve` reads."""
+
+    redis_url: SecretStr = Field(validation_alias=AliasChoices("REDIS_URL", "redis_url"))
+    socket_dir: Path = Field(description="Folder of the workers' Unix sockets, worker-0.sock and so on.")
+    workers: Annotated[int, Field(ge=1, le=64)] = 2
+    ops_host: str = "127.0.0.1"
+    ops_port: Port = Field(default=8444, description="Port of /livez, /readyz and /metrics.")
+    max_body_bytes: Annotated[int, Field(ge=1024)] = 4 * 1024 * 1024
+    drain_seconds: Annotated[float, Field(ge=0)] = 30.0
+    log_format: Literal["console", "json"] = "console"
+
+    @model_validator(mode="after")
+    def _socket_paths_fit(self) -> Self:
+        if len(str(self.socket_dir.absolute())) > MAX_SOCKET_DIR_LENGTH:
+            raise ValueError(
+                f"GATEWAY_SOCKET_DIR is longer than {MAX_SOCKET_DIR_LENGTH} characters; a Unix socket's path holds 107"
+            )
+        return self
+
+
+class UpSettings(BaseSettings):
+    """What `inference-gateway up` reads beside the defaults it makes itself."""
+
+    model_config = SettingsConfigDict(env_prefix="GATEWAY_", frozen=True, extra="ignore")
+
+    port: Port = Field(default=8443, description="Port of Envoy's public TLS listener.")
+    state: Path = Field(default=Path(".run"), description="Folder of all data, logs, certificates and sockets.")
+    ops_port: Port | None = Field(default=None, description="Port of the sidecar's health; default: port + 1.")
+    workers: Annotated[int, Field(ge=1, le=64)] = 2
+    router_url: HttpUrl | None = Field(
+        default=None,
+        validation_alias=AliasChoices("ROUTER_URL", "router_url"),
+        description="An OpenAI-compatible server to put behind the gateway instead of the stand-in Router.",
+    )

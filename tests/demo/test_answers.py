@@ -1,0 +1,125 @@
+import asyncio
+from typing import Any
+
+import pytest
+from openai import AsyncOpenAI
+
+from tests.demo.conftest import CHAT, INFER, STREAM, USAGE, Desk, events
+
+PATHS = [("/v1/chat/completions", CHAT), ("/v1/infer", INFER)]
+both = pytest.mark.parametrize(("path", "body"), PATHS)
+
+
+async def test_the_openai_sdk_reads_an_answer(desk: Desk) -> None:
+    async with AsyncOpenAI(base_url=f"{desk.base_url}/v1", api_key="none") as sdk:
+        answer = await sdk.chat.completions.create(
+            model="demo-small", messages=[{"role": "user", "content": "Explain gravity"}], max_tokens=4
+        )
+        assert answer.choices[0].message.content == "You asked: Explain gravity"
+        assert answer.choices[0].finish_reason == "length"
+        assert answer.usage is not None
+        assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (3, 4)
+        assert {model.id async for model in sdk.models.list()} == {"demo-small", "demo-large"}
+
+
+async def test_the_openai_sdk_reads_a_stream(desk: Desk) -> None:
+    async with AsyncOpenAI(base_url=f"{desk.base_url}/v1", api_key="none") as sdk:
+        stream = await sdk.chat.completions.create(
+            model="demo-small",
+            messages=[{"role": "user", "content": "Explain gravity"}],
+            stream=True,
+            stream_options={"include_usage": True},
+        )
+        chunks = [chunk async for chunk in stream]
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks[:-1])
+    assert text.startswith("You asked: Explain gravity")
+    assert chunks[-2].choices[0].finish_reason == "stop"
+    assert chunks[-1].choices == []
+    assert chunks[-1].usage is not None
+    assert chunks[-1].usage.completion_tokens == len(text.split()) == 12
+
+
+@both
+async def test_usage_ends_a_stream_only_when_asked_for(desk: Desk, path: str, body: dict[str, Any]) -> None:
+    plain = await desk.http.post(path, json=body | STREAM)
+    told = await desk.http.post(path, json=body | STREAM | USAGE)
+    assert len(events(plain.text)) == 12
+    assert len(events(told.text)) == 13
+    assert events(told.text)[-1]["choices"] == []
+    assert "usage" not in plain.text
+
+
+@both
+async def test_a_connection_is_kept_alive(desk: Desk, path: str, body: dict[str, Any]) -> None:
+    raw = await desk.raw()
+    for _ in range(3):
+        await raw.post(path, body | STREAM)
+        assert len(await raw.chunks()) == 13
+
+
+@both
+async def test_everything_received_is_witnessed(desk: Desk, path: str, body: dict[str, Any]) -> None:
+    await desk.http.post(f"{path}?a=1", json=body, headers={"X-Request-Id": "r", "X-Tenant-Id": "acme"})
+    seen = await desk.seen("r", lambda _: True)
+    assert (seen["method"], seen["path"], seen["end"]) == ("POST", f"{path}?a=1", "completed")
+    assert ["x-tenant-id", "acme"] in seen["headers"]
+    assert '"model":"demo-small"' in seen["body"]
+    assert (seen["tokens_in"], seen["tokens_out"], seen["events_written"]) == (5, 12, 0)
+    assert seen["received_at"] <= seen["first_event_at"] <= seen["ended_at"]
+
+
+async def test_totals_add_up(desk: Desk) -> None:
+    await desk.http.post("/v1/infer", json=INFER)
+    await desk.http.post("/v1/infer", json=INFER | STREAM)
+    await desk.http.get("/healthz")
+    assert (await desk.http.get("/demo/totals")).json() == {
+        "requests": 2,
+        "completed": 2,
+        "client_closed": 0,
+        "faults": 0,
+        "cancelled": 0,
+        "tokens_in": 10,
+        "tokens_out": 24,
+        "live": 0,
+    }
+
+
+async def test_what_is_not_there(desk: Desk) -> None:
+    assert (await desk.http.get("/healthz")).json() == {"status": "ok"}
+    assert (await desk.http.get("/demo/seen/nobody")).status_code == 404
+    assert (await desk.http.delete("/v1/infer/nobody")).status_code == 404
+    assert (await desk.http.get("/v1/infer")).status_code == 404
+
+
+async def test_a_body_that_is_no_question_is_refused(desk: Desk) -> None:
+    answer = await desk.http.post("/v1/infer", json={"model": "m"})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "input"
+
+
+async def test_a_large_body_is_taken(desk: Desk) -> None:
+    answer = await desk.http.post("/v1/infer", json=INFER | {"input": "word " * 1_000_000})
+    assert answer.json()["usage"]["input_tokens"] == 1_250_000
+
+
+@both
+async def test_a_running_stream_is_cancelled(desk: Desk, path: str, body: dict[str, Any]) -> None:
+    raw = await desk.raw()
+    await raw.post(path, body | STREAM, x_request_id="r", x_demo_fault="endless", x_demo_interval_ms="1")
+    await desk.seen("r", lambda seen: seen["events_written"] > 2)
+    assert (await desk.http.delete("/v1/infer/r")).status_code == 202
+    async with asyncio.timeout(10):
+        chunks = await raw.chunks()
+    seen = await desk.ended("r")
+    assert seen["end"] == "cancelled"
+    assert len(chunks) == seen["events_written"] == seen["tokens_out"]
+    assert (await desk.http.delete("/v1/infer/r")).status_code == 404
+    assert (await desk.http.get("/demo/totals")).json()["cancelled"] == 1
+
+
+async def test_a_request_is_cancelled_before_its_answer_began(desk: Desk) -> None:
+    steering = {"x-request-id": "r", "x-demo-fault": "hang"}
+    waiting = asyncio.create_task(desk.http.post("/v1/infer", json=INFER, headers=steering))
+    await desk.seen("r", lambda _: True)
+    assert (await desk.http.delete("/v1/infer/r")).status_code == 202
+    assert (await waiting).status_code == 499

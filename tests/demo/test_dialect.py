@@ -1,0 +1,138 @@
+import json
+from dataclasses import replace
+from itertools import islice
+from typing import Any
+
+import pytest
+
+from demo.dialect import (
+    Ask,
+    Dialect,
+    Malformed,
+    Reply,
+    Usage,
+    delta_events,
+    error_body,
+    read_ask,
+    usage_event,
+    whole_answer,
+)
+from demo.prose import count_tokens, endless_pieces, pieces
+
+REPLY = Reply(
+    dialect=Dialect.CHAT,
+    ident="chatcmpl-1",
+    created=7,
+    model="m",
+    finish="stop",
+    padding=0,
+    usage=Usage(3, 4),
+)
+OWN = replace(REPLY, dialect=Dialect.INFER)
+
+
+def ask(dialect: Dialect, **fields: Any) -> Ask | Malformed:
+    return read_ask(dialect, json.dumps({"model": "m"} | fields).encode())
+
+
+def decoded(event: bytes) -> Any:
+    assert event.startswith(b"data: ")
+    assert event.endswith(b"\n\n")
+    return json.loads(event[6:])
+
+
+def test_the_last_user_message_is_echoed_and_all_messages_are_counted() -> None:
+    messages = [
+        {"role": "system", "content": "12345678"},
+        {"role": "user", "content": [{"type": "text", "text": "what is"}, {"type": "image_url"}]},
+        {"role": "assistant", "content": None},
+    ]
+    found = ask(Dialect.CHAT, messages=messages, max_completion_tokens=9, stream=True)
+    assert isinstance(found, Ask)
+    assert (found.prompt, found.prompt_tokens, found.max_tokens) == ("what is", 3, 9)
+    assert (found.stream, found.include_usage) == (True, False)
+
+
+def test_a_prompt_of_nothing_is_one_token() -> None:
+    found = ask(Dialect.INFER, input="", stream_options={"include_usage": True})
+    assert isinstance(found, Ask)
+    assert (found.prompt_tokens, found.stream, found.include_usage) == (1, False, True)
+
+
+@pytest.mark.parametrize(
+    ("dialect", "body", "param"),
+    [
+        (Dialect.CHAT, b"{", None),
+        (Dialect.CHAT, b"\xff", None),
+        (Dialect.CHAT, b"[]", None),
+        (Dialect.CHAT, b"[" * 100_000, None),
+        (Dialect.INFER, b'{"model":"m","input":"\\ud800"}', None),
+        (Dialect.CHAT, b'{"messages":[]}', "model"),
+        (Dialect.CHAT, b'{"model":"m","messages":[]}', "messages"),
+        (Dialect.CHAT, b'{"model":"m","messages":["hi"]}', "messages"),
+        (Dialect.INFER, b'{"model":"m"}', "input"),
+        (Dialect.INFER, b'{"model":"m","input":"x","max_tokens":0}', "max_tokens"),
+        (Dialect.INFER, b'{"model":"m","input":"x","max_tokens":true}', "max_tokens"),
+    ],
+)
+def test_a_malformed_body_names_its_field(dialect: Dialect, body: bytes, param: str | None) -> None:
+    found = read_ask(dialect, body)
+    assert isinstance(found, Malformed)
+    assert found.param == param
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 12, 100])
+def test_the_answer_has_exactly_the_words_asked_for(count: int) -> None:
+    assert len("".join(pieces("why is the sky blue", count)).split()) == count
+
+
+def test_the_answer_echoes_the_prompt() -> None:
+    assert "".join(pieces("why is the sky blue today", 8)) == "You asked: why is the sky blue and"
+
+
+def test_an_endless_answer_goes_on() -> None:
+    assert len(list(islice(endless_pieces("hi"), 1000))) == 1000
+
+
+@pytest.mark.parametrize(("size", "tokens"), [(0, 1), (3, 1), (8, 2), (4000, 1000)])
+def test_four_bytes_make_a_token(size: int, tokens: int) -> None:
+    assert count_tokens(size) == tokens
+
+
+@pytest.mark.parametrize("padding", [0, 5])
+def test_the_stream_and_the_document_say_the_same(padding: int) -> None:
+    reply = replace(REPLY, padding=padding)
+    deltas = [decoded(event)["choices"][0] for event in delta_events(reply, pieces('say "é"', 6), 6)]
+    whole = json.loads(whole_answer(reply, pieces('say "é"', 6)))
+    assert "".join(delta["delta"]["content"] for delta in deltas) == whole["choices"][0]["message"]["content"]
+    assert [delta["finish_reason"] for delta in deltas] == [None] * 5 + ["stop"]
+    assert ["role" in delta["delta"] for delta in deltas] == [True] + [False] * 5
+    assert whole["usage"] == {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}
+
+
+def test_the_own_dialect() -> None:
+    deltas = [decoded(event) for event in delta_events(OWN, pieces("hi", 4), 4)]
+    assert {delta["object"] for delta in deltas} == {"inference.delta"}
+    whole = json.loads(whole_answer(OWN, pieces("hi", 4)))
+    assert whole["output"] == "".join(delta["delta"] for delta in deltas)
+    assert whole["usage"] == {"input_tokens": 3, "output_tokens": 4}
+    usage = decoded(usage_event(OWN, Usage(3, 4)))
+    assert usage == {"object": "inference.usage", "choices": [], "usage": whole["usage"]}
+
+
+def test_a_stream_without_usage_does_not_mention_it() -> None:
+    quiet = replace(REPLY, usage=None)
+    assert all(b"usage" not in event for event in delta_events(quiet, pieces("hi", 3), 3))
+    assert "usage" not in json.loads(whole_answer(quiet, pieces("hi", 3)))
+
+
+def test_the_usage_event_has_no_choices() -> None:
+    event = decoded(usage_event(REPLY, Usage(3, 4)))
+    assert (event["object"], event["choices"]) == ("chat.completion.chunk", [])
+    assert event["usage"]["total_tokens"] == 7
+
+
+@pytest.mark.parametrize(("status", "kind"), [(429, "invalid_request_error"), (503, "server_error")])
+def test_an_error_has_the_shape_of_openai(status: int, kind: str) -> None:
+    error = json.loads(error_body(status, "no", "input"))["error"]
+    assert error == {"message": "no", "type": kind, "param": "input", "code": None}
