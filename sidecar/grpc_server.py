@@ -73,7 +73,7 @@ class GrpcServer:
             stream = _GrpcStream(context)
             try:
                 await handler(stream)
-                await stream.flush()
+                await stream.drain()
             except Exception as error:
                 self._observe_error(error)
                 raise
@@ -109,8 +109,14 @@ class _GrpcStream:
         if self._reading and not self._writing:
             self._writer = asyncio.get_running_loop().create_task(self.flush())
 
+    async def drain(self) -> None:
+        """Send what is queued, whoever has begun to."""
+        if self._writer is not None:
+            await self._writer
+        await self.flush()
+
     async def flush(self) -> None:
-        """Send what is queued."""
+        """Send what is queued, unless that is being done."""
         if self._writing:
             return
         self._writing = True

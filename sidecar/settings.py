@@ -47,6 +47,9 @@ class Settings(StoreSettings):
     ops_host: str = "127.0.0.1"
     ops_port: Port = Field(default=8444, description="Port of /livez, /readyz and /metrics.")
     max_body_bytes: Annotated[int, Field(ge=1024)] = 4 * 1024 * 1024
+    quota_deadline_seconds: Annotated[float, Field(gt=0, le=10)] = Field(
+        default=0.05, description="How long a request waits for its limits before it is refused with 503."
+    )
     drain_seconds: Annotated[float, Field(ge=0)] = 30.0
     log_format: Literal["console", "json"] = "console"
 

@@ -1,0 +1,1 @@
+"""What does the gateway itself answer over HTTP?"""

@@ -1,0 +1,107 @@
+"""What can be asked of the gateway from a shell? `inference-gateway --help` lists it; this module assembles it.
+
+The commands on tenants, keys and usage are in `sidecar/commands/`. What only one command needs is imported by it:
+`tenant list` loads no gRPC.
+"""
+
+import asyncio
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sidecar.commands import key, tenant
+from sidecar.commands.admin_settings import store_settings
+from sidecar.commands.session import PlainErrors, fail
+from sidecar.commands.usage import usage
+from store.migration import migrate as migrate_schema
+
+app = typer.Typer(
+    name="inference-gateway",
+    cls=PlainErrors,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="A sidecar that turns a plain Envoy into a tenant-aware front door for model inference.",
+    epilog="The administrative commands read DATABASE_URL and GATEWAY_KEY_PEPPER; beside a running `up`, they find "
+    "them in its state folder (GATEWAY_STATE, .run by default).",
+)
+envoy = typer.Typer(no_args_is_help=True, help="Envoy's side: its configuration.")
+app.add_typer(tenant.app, name="tenant")
+app.add_typer(key.app, name="key")
+app.add_typer(envoy, name="envoy")
+app.command("usage")(usage)
+
+
+@app.command()
+def migrate() -> None:
+    """Bring the database's schema to the newest revision.
+
+    Safe to repeat, and to run several times at once.
+    """
+    dsn = store_settings().database_url.get_secret_value()
+    typer.echo(f"The schema is at revision {asyncio.run(migrate_schema(dsn))}.")
+
+
+@app.command()
+def up() -> None:
+    """Run the whole gateway on this machine, servers included.
+
+    Those are Envoy, Postgres, Redis, a stand-in Router and the sidecar; Ctrl-C ends them.
+    """
+    from sidecar import launch  # noqa: PLC0415 - only this command needs the servers
+
+    raise typer.Exit(launch.up())
+
+
+@app.command()
+def serve() -> None:
+    """Run the sidecar that Envoy calls.
+
+    Each worker listens on a Unix socket of its own.
+    """
+    from sidecar import launch  # noqa: PLC0415 - only this command needs gRPC
+
+    raise typer.Exit(launch.serve())
+
+
+@envoy.command("render")
+def render(
+    *,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the public TLS listener.")] = 8443,
+    address: Annotated[str, typer.Option(help="Address of the public listener.")] = "127.0.0.1",
+    tls_dir: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the listener's certificate and key.")],
+    socket_dir: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the workers' Unix sockets.")],
+    workers: Annotated[int, typer.Option(min=1, max=64, help="How many worker sockets there are.")] = 2,
+    router: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where the Router listens.")],
+    admin_socket: Annotated[Path, typer.Option(metavar="PATH", help="Unix socket of Envoy's admin interface.")],
+    max_body_bytes: Annotated[int, typer.Option(min=1024, help="Largest request body.")] = 4 * 1024 * 1024,
+    output: Annotated[Path | None, typer.Option(metavar="FILE", help="Where to write; stdout, when left out.")] = None,
+) -> None:
+    """Write the Envoy configuration that is shipped, with your addresses in it."""
+    from sidecar import envoy_config  # noqa: PLC0415 - only this command needs it
+
+    addresses = envoy_config.EnvoyAddresses(
+        port=port,
+        address=address,
+        tls_dir=tls_dir,
+        socket_dir=socket_dir,
+        workers=workers,
+        router=router,
+        admin_socket=admin_socket,
+        max_body_bytes=max_body_bytes,
+    )
+    text = envoy_config.render(addresses)
+    if output is None:
+        typer.echo(text, nl=False)
+        return
+    try:
+        output.write_text(text)
+    except OSError as error:
+        fail(f"cannot write {output}: {error.strerror}")
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

@@ -1,0 +1,1 @@
+"""Which commands does an administrator have? One module per noun."""

@@ -1,0 +1,61 @@
+"""Where do the administrative commands find the database? In the environment, or beside a running `up`.
+
+`inference-gateway up` writes the variables of its own database into `admin.env` in its state folder, so that a person
+can run `inference-gateway tenant list` beside it and set nothing.
+"""
+
+import os
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from sidecar.settings import StoreSettings
+
+STATE_VARIABLE = "GATEWAY_STATE"
+DEFAULT_STATE = ".run"
+ADMIN_ENV = "admin.env"
+_DATABASE = "DATABASE_URL"
+_PEPPER = "GATEWAY_KEY_PEPPER"
+
+
+def store_settings() -> StoreSettings:
+    """Read the settings; raises pydantic's `ValidationError`, see `complaints`."""
+    return StoreSettings(**({} if os.environ.get(_DATABASE) else _written_by_up()))
+
+
+def read_admin_env(path: Path) -> Mapping[str, str]:
+    """Read lines like NAME=value or export NAME='value'; a file that is not there holds none."""
+    try:
+        text = path.read_text()
+    except OSError:
+        return {}
+    words = [word for line in text.splitlines() for word in shlex.split(line, comments=True)]
+    return dict(word.split("=", 1) for word in words if "=" in word)
+
+
+def _written_by_up() -> Mapping[str, Any]:
+    written = read_admin_env(Path(os.environ.get(STATE_VARIABLE) or DEFAULT_STATE) / ADMIN_ENV)
+    # The pepper belongs to the database: one from elsewhere would make keys that open nothing.
+    fields = {_DATABASE: _DATABASE, _PEPPER: "key_pepper"}
+    return {field: written[name] for name, field in fields.items() if name in written}
+
+
+def complaints(error: ValidationError) -> list[str]:
+    """Say what is wrong with the settings, one line each, by the name of the variable; values are not shown."""
+    return [_complaint(details["loc"], details["msg"]) for details in error.errors(include_input=False)]
+
+
+def _complaint(location: tuple[int | str, ...], message: str) -> str:
+    reason = message.removeprefix("Value error, ")
+    if not location:
+        return reason
+    name = str(location[0])
+    variable = name if name.isupper() else f"GATEWAY_{name.upper()}"
+    if reason == "Field required":
+        reason = "not set"
+    if variable == _DATABASE:
+        reason += "; for example postgresql://user:password@localhost:5432/gateway"
+    return f"{variable}: {reason}"

@@ -1,0 +1,54 @@
+"""What was used? `inference-gateway usage`: the ledger, summed."""
+
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+
+from sidecar.commands.moment import ago
+from sidecar.commands.session import with_pool
+from sidecar.commands.tenant import AsJson
+from sidecar.tables import print_json, print_table
+from store import ledger
+from store.database import Pool
+from store.ledger import GroupBy, UsageTotal
+from store.tenants import find_tenant, list_tenants
+
+_HEADINGS = {GroupBy.DAY: "DAY (UTC)", GroupBy.MODEL: "MODEL", GroupBy.TENANT: "TENANT"}
+
+
+def usage(
+    *,
+    tenant: Annotated[
+        str | None, typer.Option(metavar="TENANT", help="Only this tenant (id or name); all, when left out.")
+    ] = None,
+    since: Annotated[
+        str, typer.Option(metavar="WHEN", help="From when on: 7d, 12h, or an ISO date or time in UTC.")
+    ] = "7d",
+    group_by: Annotated[GroupBy, typer.Option(help="What to sum by.")] = GroupBy.DAY,
+    as_json: AsJson = False,
+) -> None:
+    """Sum requests and tokens by day, model or tenant."""
+    until = datetime.now(UTC)
+    start = ago("--since", since, now=until)
+
+    async def work(pool: Pool) -> tuple[list[UsageTotal], dict[str, str]]:
+        tenant_id = None if tenant is None else (await find_tenant(pool, tenant)).id
+        found = await ledger.usage(pool, tenant=tenant_id, since=start, until=until, group_by=group_by)
+        if group_by is not GroupBy.TENANT:
+            return found, {}
+        return found, {known.id: f"{known.organization}/{known.name}" for known in await list_tenants(pool)}
+
+    found, names = with_pool(work)
+    if as_json:
+        print_json(found)
+        return
+    print_table(
+        (_HEADINGS[group_by], "REQUESTS", "COMPLETED", "INPUT TOKENS", "OUTPUT TOKENS", "ESTIMATED"),
+        [(names.get(total.group, total.group), *_numbers(total)) for total in found],
+        empty=f"Nothing was used since {start:%Y-%m-%d %H:%M:%SZ}.",
+    )
+
+
+def _numbers(total: UsageTotal) -> tuple[int, ...]:
+    return total.requests, total.completed, total.input_tokens, total.output_tokens, total.estimated

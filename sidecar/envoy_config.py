@@ -1,0 +1,80 @@
+"""How does the shipped Envoy configuration become one for this machine? Only addresses, paths and numbers are replaced.
+
+The file is found beside this package in a wheel, and in the project's `envoy/` folder in a checkout.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sidecar.sockets import worker_socket
+
+_HEADROOM_BYTES = 65_536
+_BUFFER = "envoy.filters.http.buffer"
+_HOLD_HEADERS = "gateway.hold_headers"
+_LUA = "envoy.filters.http.lua"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnvoyAddresses:
+    """Where things are on the machine that runs Envoy. `router` is HOST:PORT."""
+
+    port: int
+    address: str
+    tls_dir: Path
+    socket_dir: Path
+    workers: int
+    router: str
+    admin_socket: Path
+    max_body_bytes: int
+
+
+def shipped(name: str) -> Path:
+    """The path of a file of `envoy/`."""
+    here = Path(__file__).parent
+    installed = here / "shipped" / name
+    return installed if installed.exists() else here.parent / "envoy" / name
+
+
+def render(addresses: EnvoyAddresses) -> str:
+    """The configuration as YAML. Raises ValueError when `router` is not HOST:PORT."""
+    config = yaml.safe_load(shipped("envoy.yaml").read_text())
+    config["admin"]["address"]["pipe"]["path"] = str(addresses.admin_socket)
+    listener = config["static_resources"]["listeners"][0]
+    listener["address"]["socket_address"] = {"address": addresses.address, "port_value": addresses.port}
+    _place_certificates(listener, addresses.tls_dir)
+    _place_filters(listener, addresses.max_body_bytes)
+    for cluster in config["static_resources"]["clusters"]:
+        cluster["load_assignment"]["endpoints"][0]["lb_endpoints"] = [
+            {"endpoint": {"address": address}} for address in _endpoints(cluster["name"], addresses)
+        ]
+    return str(yaml.safe_dump(config, sort_keys=False, width=120))
+
+
+def _place_certificates(listener: Any, tls_dir: Path) -> None:
+    tls = listener["filter_chains"][0]["transport_socket"]["typed_config"]["common_tls_context"]
+    certificate = tls["tls_certificates"][0]
+    certificate["certificate_chain"]["filename"] = str(tls_dir / "server.pem")
+    certificate["private_key"]["filename"] = str(tls_dir / "server.key")
+
+
+def _place_filters(listener: Any, max_body_bytes: int) -> None:
+    filters = listener["filter_chains"][0]["filters"][0]["typed_config"]["http_filters"]
+    by_name = {http_filter["name"]: http_filter["typed_config"] for http_filter in filters}
+    by_name[_BUFFER]["max_request_bytes"] = max_body_bytes
+    by_name[_HOLD_HEADERS]["max_request_bytes"] = max_body_bytes + _HEADROOM_BYTES
+    by_name[_LUA]["default_source_code"]["filename"] = str(shipped("meter.lua"))
+
+
+def _endpoints(cluster: str, addresses: EnvoyAddresses) -> Iterator[dict[str, Any]]:
+    if cluster == "sidecar":
+        for index in range(addresses.workers):
+            yield {"pipe": {"path": str(worker_socket(addresses.socket_dir, index))}}
+    else:
+        host, _, port = addresses.router.rpartition(":")
+        if not host or not port.isdecimal():
+            raise ValueError(f"the router's address must be HOST:PORT, not {addresses.router!r}")
+        yield {"socket_address": {"address": host.strip("[]"), "port_value": int(port)}}

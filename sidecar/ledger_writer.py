@@ -1,0 +1,127 @@
+"""How do settled requests reach the ledger? One process, off the hot path: events in, rows out, in batches.
+
+`python -m sidecar.ledger_writer`, started by `sidecar.serve`. An event is acknowledged after its row is committed, and
+a row that is there already is left alone: killed at any moment, it loses and doubles nothing. It sweeps, too: a
+request that nobody reports any more is settled from what is known.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import time
+
+import uvloop
+
+from extproc import admission as admissions
+from extproc import ending as endings
+from extproc.record import UsageRecord
+from extproc.settlement import sweep
+from quota.redis import RedisReservations, RedisSettledEvents
+from quota.reservation import QuotaOutage, SettledEvent
+from sidecar import logs, metrics, redis_client
+from sidecar.logs import Logger
+from sidecar.settings import Settings
+from store import ledger
+from store.database import DatabaseOutage, Pool, opened
+
+_BATCH = 100  # of each shard
+_WAIT_MS = 500
+_RETRY_SECONDS = 0.25
+_SWEEP_SECONDS = 2.0
+_REDIS_SECONDS = 5.0
+_MS_PER_SECOND = 1000
+
+
+class LedgerWriter:
+    """Moves settled events into the ledger."""
+
+    def __init__(self, events: RedisSettledEvents, pool: Pool, logger: Logger) -> None:
+        self._events = events
+        self._pool = pool
+        self._logger = logger
+        self._out = False
+
+    async def run(self) -> None:
+        """Write until cancelled; an outage of Redis or Postgres is waited out."""
+        while True:
+            try:
+                await self.step()
+                self._note(None)
+            except (QuotaOutage, DatabaseOutage) as outage:
+                self._note(outage)
+                self._events.read_again()
+                await asyncio.sleep(_RETRY_SECONDS)
+
+    async def step(self) -> int:
+        """Write one batch; returns the number of new rows."""
+        batch = await self._events.read(count=_BATCH, wait_ms=_WAIT_MS)
+        if not batch:
+            return 0
+        rows = await self._write(batch)
+        await self._events.acknowledge(batch)
+        metrics.LEDGER_ROWS.inc(rows)
+        metrics.LEDGER_BACKLOG.set(await self._events.backlog())
+        return rows
+
+    async def _write(self, batch: list[SettledEvent]) -> int:
+        records = [
+            UsageRecord(admission=admissions.decode(event.admission), ending=endings.decode(event.ending))
+            for event in batch
+        ]
+        try:
+            return await ledger.write(self._pool, records)
+        except ledger.UnwritableRecords as error:
+            for record in error.records:
+                # The log is the last place that can keep it; the others must not wait behind it for ever.
+                self._logger.error("unwritable", action="ledger_row_unwritable", record=repr(record))
+            return error.inserted
+
+    def _note(self, outage: Exception | None) -> None:
+        """Say once that the ledger stands still, and once that it goes on."""
+        if outage is not None and not self._out:
+            self._logger.warning("the ledger waits", action="ledger_waiting", reason=str(outage))
+        elif outage is None and self._out:
+            self._logger.info("the ledger goes on", action="ledger_writing")
+        self._out = outage is not None
+
+
+async def _sweep(reservations: RedisReservations, logger: Logger) -> None:
+    while True:
+        await asyncio.sleep(_SWEEP_SECONDS)
+        with contextlib.suppress(QuotaOutage):
+            for admission, ending in await sweep(reservations, now_ms=int(time.time() * _MS_PER_SECOND)):
+                metrics.observe_settlement(admission, ending)
+                logger.warning("lost", action="request_lost", request_id=admission.request_id)
+
+
+async def write(settings: Settings, logger: Logger) -> None:
+    """Write the ledger until SIGTERM."""
+    terminated = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, terminated.set)
+    redis = redis_client.connect(settings, wait_seconds=_REDIS_SECONDS)
+    # Its next life on this host takes the same name, and with it what this one leaves unfinished.
+    events = RedisSettledEvents(redis, consumer=f"{socket.gethostname()}-{os.environ.get('GATEWAY_WRITER', '0')}")
+    reservations = RedisReservations(redis, deadline=_REDIS_SECONDS)
+    async with opened(settings.database_url.get_secret_value()) as pool, contextlib.aclosing(redis):
+        writer = asyncio.create_task(LedgerWriter(events, pool, logger).run())
+        sweeper = asyncio.create_task(_sweep(reservations, logger))
+        ended = asyncio.create_task(terminated.wait())
+        done, _ = await asyncio.wait({writer, sweeper, ended}, return_when=asyncio.FIRST_COMPLETED)
+        for task in (writer, sweeper, ended):
+            task.cancel()
+        await asyncio.gather(writer, sweeper, ended, return_exceptions=True)
+        for task in done - {ended}:
+            task.result()  # a defect: end, and let the supervisor start anew
+
+
+def main() -> None:
+    """Run the ledger writer."""
+    settings = Settings()
+    uvloop.run(write(settings, logs.configure(settings.log_format, process="ledger")))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,8 @@
+"""Where does each worker listen? One Unix socket a worker, the same in Envoy's configuration."""
+
+from pathlib import Path
+
+
+def worker_socket(socket_dir: Path, index: int) -> Path:
+    """The socket of a worker. Its next life takes the same path, after the former has ended."""
+    return socket_dir / f"worker-{index}.sock"

@@ -1,0 +1,63 @@
+"""How do the commands print what they found? As a table for people, or as JSON for programs."""
+
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+# Nothing is folded or cut in a pipe, where a line is a row.
+PIPE_WIDTH = 1000
+
+
+def print_json(value: object) -> None:
+    """Print dataclasses, times and plain values as indented JSON."""
+    sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, empty: str) -> None:
+    """Print the rows under their columns, or say `empty` when there are none. Numbers are set to the right."""
+    found = list(rows)
+    if not found:
+        sys.stdout.write(empty + "\n")
+        return
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for number, column in enumerate(columns):
+        justify = "right" if isinstance(found[0][number], int) else "left"
+        table.add_column(column, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    for row in found:
+        table.add_row(*(cell(value) for value in row))
+    _console().print(table)
+
+
+def print_fields(fields: Iterable[tuple[str, Any]]) -> None:
+    """Print one thing, a line for each of its fields."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, value in fields:
+        table.add_row(name, cell(value))
+    _console().print(table)
+
+
+def cell(value: Any) -> str:
+    """Write one value for a person: times in UTC to the second, numbers with their thousands apart."""
+    match value:
+        case None:
+            return "-"
+        case datetime():
+            return value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+        case int():
+            return f"{value:,}"
+        case _:
+            return str(value)
+
+
+def _console() -> Console:
+    # Names are text, not markup or emoji codes: a tenant may be called [red].
+    width = None if sys.stdout.isatty() else PIPE_WIDTH
+    return Console(file=sys.stdout, width=width, markup=False, emoji=False, highlight=False)

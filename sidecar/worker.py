@@ -1,0 +1,112 @@
+"""What runs in one worker process? Composes the services and serves them on the worker's own Unix socket.
+
+`python -m sidecar.worker INDEX`, started by `sidecar.serve`. It starts without Redis and without Postgres, and heals
+when they come.
+"""
+
+import asyncio
+import contextlib
+import gc
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator
+
+import uvloop
+
+from authz.directory import CachedDirectory
+from authz.service import Authorization
+from extproc.access_log import AccessLog
+from extproc.process import ExternalProcessor
+from extproc.settlement import Settler
+from quota.redis import RedisReservations
+from sidecar import logs, metrics, redis_client
+from sidecar.grpc_health import Health
+from sidecar.grpc_server import GrpcServer
+from sidecar.logs import Logger
+from sidecar.settings import Settings
+from sidecar.sockets import worker_socket
+from store.database import opened
+from store.directory import IdentityListener, PostgresDirectory
+
+_GAUGE_SECONDS = 1.0
+_MS_PER_SECOND = 1000
+
+
+def _now_ms() -> int:
+    return int(time.time() * _MS_PER_SECOND)
+
+
+@contextlib.asynccontextmanager
+async def _background(*coroutines: object) -> AsyncIterator[None]:
+    tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]  # type: ignore[call-overload]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _export_gauges(settler: Settler) -> None:
+    while True:
+        metrics.SETTLEMENTS_WAITING.set(settler.waiting)
+        await asyncio.sleep(_GAUGE_SECONDS)
+
+
+async def work(settings: Settings, index: int, logger: Logger) -> None:
+    """Serve until SIGTERM, then drain: new calls go to the other workers, running streams finish."""
+    observe_error = metrics.error_observer(lambda error: logger.error("unexpected", action="error", exc_info=error))
+    dsn = settings.database_url.get_secret_value()
+    redis = redis_client.connect(settings, wait_seconds=settings.quota_deadline_seconds)
+    reservations = RedisReservations(redis, deadline=settings.quota_deadline_seconds)
+    settler = Settler(reservations, now=time.monotonic, now_ms=_now_ms, observe=metrics.observe_settlement)
+    async with opened(dsn) as pool, contextlib.aclosing(redis):
+        directory = CachedDirectory(PostgresDirectory(pool), now=time.monotonic)
+        listener = IdentityListener(dsn, directory.announce_change)
+        authorization = Authorization(
+            directory,
+            pepper=settings.key_pepper.get_secret_value().encode(),
+            now=time.time,
+            observe=metrics.observe_check,
+        )
+        processor = ExternalProcessor(reservations, settler, now=time.time, observe=metrics.observe_admission)
+        access_log = AccessLog(reservations, settler, observe_error=observe_error)
+        services = [authorization.service(), processor.service(), access_log.service()]
+        health = Health(service.name for service in services)
+        server = GrpcServer(
+            [*services, health.service()],
+            path=worker_socket(settings.socket_dir, index),
+            max_body_bytes=settings.max_body_bytes,
+            observe_error=observe_error,
+        )
+        async with _background(listener.run(), settler.run(), _export_gauges(settler)):
+            await _serve(server, health, settings.drain_seconds, logger)
+            await settler.finish()
+
+
+async def _serve(server: GrpcServer, health: Health, drain_seconds: float, logger: Logger) -> None:
+    terminated = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, terminated.set)
+    await server.start()
+    # What is alive now stays so: the collector need not look at it again, or copy its pages after a fork.
+    gc.collect()
+    gc.freeze()
+    logger.info("worker serves", action="worker_started")
+    await terminated.wait()
+    logger.info("worker drains", action="worker_draining", seconds=drain_seconds)
+    health.stop_serving()
+    await server.stop(drain_seconds)
+    logger.info("worker has ended", action="worker_stopped")
+
+
+def main() -> None:
+    """Run the worker whose index is the argument."""
+    index = int(sys.argv[1])
+    settings = Settings()
+    uvloop.run(work(settings, index, logs.configure(settings.log_format, process=f"worker-{index}")))
+
+
+if __name__ == "__main__":
+    main()

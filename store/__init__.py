@@ -1,0 +1,1 @@
+"""What is remembered: tenants, keys, plans and what was used?"""

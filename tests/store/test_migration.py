@@ -1,0 +1,75 @@
+"""The schema: from nothing to the newest revision, once, however many ask for it."""
+
+import asyncio
+
+import pytest
+
+from extproc.lifecycle import FINAL, State
+from extproc.record import UsageSource
+from quota.limit import concurrent_requests, requests_per_minute, tokens_per_day
+from store import plans
+from store.database import DatabaseOutage, Pool, connect, opened
+from store.migration import MigrationError, current, migrate, newest
+
+
+async def test_an_empty_database_reaches_the_newest_revision(empty_database: str) -> None:
+    assert await current(empty_database) is None
+    assert await migrate(empty_database) == newest()
+    assert await current(empty_database) == newest()
+
+
+async def test_migrating_again_changes_nothing(database: str) -> None:
+    async with opened(database) as pool:
+        await pool.execute("UPDATE plans SET metering = 'inline' WHERE name = 'pro'")
+        assert await migrate(database) == newest()
+        assert (await plans.get(pool, "pro")).metering == "inline"
+
+
+async def test_several_processes_may_migrate_at_once(empty_database: str) -> None:
+    reached = await asyncio.gather(*(migrate(empty_database) for _ in range(5)))
+    assert set(reached) == {newest()}
+
+
+async def test_the_shipped_plans(pool: Pool) -> None:
+    shipped = {plan.name: plan for plan in await plans.list_plans(pool)}
+    assert set(shipped) == {"free", "pro", "enterprise"}
+    assert shipped["free"].limits == (requests_per_minute(10), tokens_per_day(100_000), concurrent_requests(2))
+    assert shipped["pro"].limits == (requests_per_minute(100), tokens_per_day(1_000_000), concurrent_requests(10))
+    assert shipped["enterprise"].limits == (
+        requests_per_minute(1000),
+        tokens_per_day(100_000_000),
+        concurrent_requests(50),
+    )
+    assert {plan.metering for plan in shipped.values()} == {"native"}
+
+
+async def test_the_checks_agree_with_the_code(pool: Pool) -> None:
+    rows = await pool.fetch(
+        "SELECT pg_get_constraintdef(oid) AS text FROM pg_constraint "
+        "WHERE conrelid = 'inference_requests'::regclass AND contype = 'c'"
+    )
+    checks = " ".join(row["text"] for row in rows)
+    # A rejected request was never admitted, so it has no record.
+    for value in (*(FINAL - {State.REJECTED}), *UsageSource):
+        assert f"'{value}'" in checks
+
+
+async def test_a_database_newer_than_the_program_is_left_alone(database: str) -> None:
+    connection = await connect(database)
+    await connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    await connection.close()
+    with pytest.raises(MigrationError, match="newer"):
+        await migrate(database)
+
+
+async def test_no_database_is_an_outage() -> None:
+    with pytest.raises(DatabaseOutage):
+        await migrate("postgresql://postgres@/gateway?host=/nowhere")
+
+
+@pytest.mark.parametrize("dsn", ["nonsense", "postgresql://user:hidden/more@host/name", "http://user:hidden@host"])
+async def test_a_bad_address_is_named_without_its_password(dsn: str) -> None:
+    with pytest.raises(DatabaseOutage, match="not valid") as raised:
+        await migrate(dsn)
+    assert "hidden" not in str(raised.value)
+    assert raised.value.__cause__ is None
