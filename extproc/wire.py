@@ -90,7 +90,7 @@ def pass_trailers() -> bytes:
     return bytes(response.SerializeToString())
 
 
-def pass_body(body: bytes, *, end_of_stream: bool, progress: dict[str, dict[str, int]]) -> Iterator[bytes]:
+def pass_body(body: bytes, *, end_of_stream: bool, progress: dict[str, int]) -> Iterator[bytes]:
     """Pass a piece of a streamed response on, and note its progress where the access log finds it."""
     pieces = [body[at : at + _MAX_CHUNK] for at in range(0, len(body), _MAX_CHUNK)] or [b""]
     for at, piece in enumerate(pieces):
@@ -98,9 +98,9 @@ def pass_body(body: bytes, *, end_of_stream: bool, progress: dict[str, dict[str,
         streamed = response.response_body.response.body_mutation.streamed_response
         streamed.body = piece
         streamed.end_of_stream = end_of_stream and at == len(pieces) - 1
-        for namespace, numbers in progress.items():
-            fields = response.dynamic_metadata.fields[namespace].struct_value.fields
-            for name, number in numbers.items():
+        if progress:
+            fields = response.dynamic_metadata.fields[STREAM_NAMESPACE].struct_value.fields
+            for name, number in progress.items():
                 fields[name].number_value = number
         yield bytes(response.SerializeToString())
 

@@ -14,6 +14,7 @@ from sidecar.commands import key, tenant
 from sidecar.commands.admin_settings import store_settings
 from sidecar.commands.session import PlainErrors, fail
 from sidecar.commands.usage import usage
+from store.field_error import FieldError
 from store.migration import migrate as migrate_schema
 
 app = typer.Typer(
@@ -79,7 +80,10 @@ def render(
     max_body_bytes: Annotated[int, typer.Option(min=1024, help="Largest request body.")] = 4 * 1024 * 1024,
     output: Annotated[Path | None, typer.Option(metavar="FILE", help="Where to write; stdout, when left out.")] = None,
 ) -> None:
-    """Write the Envoy configuration that is shipped, with your addresses in it."""
+    """Write the shipped Envoy configuration.
+
+    Your addresses, given as options, are in it.
+    """
     from sidecar import envoy_config  # noqa: PLC0415 - only this command needs it
 
     addresses = envoy_config.EnvoyAddresses(
@@ -92,7 +96,10 @@ def render(
         admin_socket=admin_socket,
         max_body_bytes=max_body_bytes,
     )
-    text = envoy_config.render(addresses)
+    try:
+        text = envoy_config.render(addresses)
+    except ValueError as error:
+        raise FieldError("--router", str(error)) from None
     if output is None:
         typer.echo(text, nl=False)
         return

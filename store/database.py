@@ -1,5 +1,6 @@
 """How is Postgres reached, and what does it mean when it is not? One place makes connections and names the outage."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, TypeAlias
@@ -12,6 +13,7 @@ PooledConnection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
 
 CONNECT_SECONDS = 5.0
 COMMAND_SECONDS = 10.0
+CLOSE_SECONDS = 2.0
 APPLICATION_NAME = "inference-gateway"
 
 # Every OSError, its subclasses for timeouts, refusals and names included, and all that the server or the driver says.
@@ -63,7 +65,15 @@ async def opened(dsn: str, *, size: int = 4) -> AsyncIterator[Pool]:
     try:
         yield pool
     finally:
-        await pool.close()
+        await _close(pool)
+
+
+async def _close(pool: Pool) -> None:
+    try:
+        async with asyncio.timeout(CLOSE_SECONDS):
+            await pool.close()
+    except TimeoutError:  # the server is gone, or someone keeps a connection
+        pool.terminate()
 
 
 def _one_line(error: Exception) -> str:

@@ -5,6 +5,7 @@ whoever holds a copy: `authz.directory.CachedDirectory.announce_change`.
 """
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Callable
 
@@ -71,6 +72,7 @@ class IdentityListener:
         self._dsn = dsn
         self._on_change = on_change
         self._first_pause, self._longest_pause = retry_seconds
+        self._pause = self._first_pause
         self._probe_seconds = probe_seconds
         self._connected = False
 
@@ -81,16 +83,12 @@ class IdentityListener:
 
     async def run(self) -> None:
         """Listen until cancelled; an outage never ends it."""
-        pause = self._first_pause
         while True:
-            try:
+            with contextlib.suppress(DatabaseOutage):
                 await self._listen()
-            except DatabaseOutage:
-                heard = self._connected
-                self._connected = False
-                pause = self._first_pause if heard else min(pause * 2, self._longest_pause)
             # Spread out, or all workers would come back to a restarted Postgres at the same moment.
-            await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
+            await asyncio.sleep(self._pause * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
+            self._pause = min(self._pause * 2, self._longest_pause)
 
     async def _listen(self) -> None:
         """Listen over one connection until it is lost, which raises `DatabaseOutage`."""
@@ -101,9 +99,11 @@ class IdentityListener:
                 connection.add_termination_listener(lambda _: lost.set())
                 await connection.add_listener(CHANNEL, lambda *_: self._on_change())
                 self._connected = True
+                self._pause = self._first_pause
                 self._on_change()
                 await self._watch(connection, lost)
         finally:
+            self._connected = False
             # Not close(): it waits for a server that may be gone.
             connection.terminate()
 

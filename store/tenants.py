@@ -70,6 +70,8 @@ async def create_tenant(pool: Pool, name: str, *, organization: str, plan: str) 
     Raises `FieldError` for a name that is taken or a plan that does not exist.
     """
     checked("name", name)
+    if not organization.startswith("org_"):
+        checked("organization", organization)
     tenant_id = _new_id("ten")
     with outages_named():
         try:
@@ -108,8 +110,7 @@ async def _ensure_organization(connection: PooledConnection, name_or_id: str) ->
     if row is None and name_or_id.startswith("org_"):
         raise FieldError("organization", f"there is no organization {name_or_id!r}")
     if row is None:
-        name = checked("organization", name_or_id)
-        row = await connection.fetchrow(_INSERT_ORGANIZATION, _new_id("org"), name)
+        row = await connection.fetchrow(_INSERT_ORGANIZATION, _new_id("org"), name_or_id)
     if row is None:  # made by someone else between the two statements
         row = await connection.fetchrow(_FIND_ORGANIZATION, name_or_id)
     if row is None:

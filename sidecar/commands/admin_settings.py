@@ -27,12 +27,11 @@ def store_settings() -> StoreSettings:
 
 
 def read_admin_env(path: Path) -> Mapping[str, str]:
-    """Read lines like NAME=value or export NAME='value'; a file that is not there holds none."""
+    """Read lines like NAME=value or export NAME='value'; a file that cannot be read holds none."""
     try:
-        text = path.read_text()
-    except OSError:
+        words = shlex.split(path.read_text(), comments=True)
+    except (OSError, ValueError):  # not there, not ours, not text, an open quote
         return {}
-    words = [word for line in text.splitlines() for word in shlex.split(line, comments=True)]
     return dict(word.split("=", 1) for word in words if "=" in word)
 
 

@@ -1,6 +1,7 @@
 """The contract of `authz.directory.Directory`: one suite, in memory and over Postgres."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -12,7 +13,7 @@ import pytest
 from authz.directory import Directory, DirectoryOutage, KeyRecord
 from authz.grant import Metering
 from quota.limit import requests_per_minute, tokens_per_day
-from store.database import Pool, open_pool
+from store.database import Pool, connect, open_pool
 from store.directory import PostgresDirectory
 from tests.support.memory_directory import MemoryDirectory
 
@@ -155,10 +156,19 @@ async def test_waiting_for_a_free_connection_ends_at_the_deadline(database: str)
     await pool.close()
 
 
-async def test_a_broken_connection_is_replaced(pool: Pool) -> None:
+async def test_a_broken_connection_is_replaced(database: str, pool: Pool) -> None:
     await PostgresWorld(pool).add(RECORD)
     directory = PostgresDirectory(pool)
-    async with pool.acquire() as one, pool.acquire() as other:
-        await one.execute("SELECT pg_terminate_backend($1)", other.get_server_pid())
-    found = await asyncio.gather(*(directory.find_key(RECORD.id) for _ in range(8)))
-    assert found == [RECORD] * 8
+    assert await directory.find_key(RECORD.id) == RECORD
+    killer = await connect(database)
+    assert await killer.fetchval(
+        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
+        "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    )
+    await killer.close()
+    async with asyncio.timeout(10):
+        while True:
+            # The question that finds the connection dying may fail; the next one has another.
+            with contextlib.suppress(DirectoryOutage):
+                assert await directory.find_key(RECORD.id) == RECORD
+                return

@@ -11,7 +11,9 @@ from store.directory import IdentityListener
 from store.plans import get, put
 
 DEADLINE = 10
-IS_LISTENING = "application_name = 'inference-gateway' AND query LIKE 'LISTEN%'"
+KILL_LISTENERS = """
+SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+WHERE datname = current_database() AND pid <> pg_backend_pid() AND query LIKE 'LISTEN%'"""
 
 
 class Heard:
@@ -88,10 +90,7 @@ async def test_a_killed_connection_is_replaced_and_counts_as_a_change(database: 
     async with listening(database, heard) as listener:
         for round_ in range(3):
             await heard.more_than(round_)
-            assert await pool.fetchval(
-                f"SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE {IS_LISTENING} "
-                "AND datname = current_database() AND pid <> pg_backend_pid()"
-            )
+            assert await pool.fetchval(KILL_LISTENERS)
         await heard.more_than(3)
         assert listener.connected
         await pool.execute("DELETE FROM api_keys")

@@ -6,11 +6,11 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from authz.api_key import generate, keyed_hash
+from authz.api_key import ApiKey, generate, keyed_hash
 from authz.grant import Metering
 from quota.limit import Limit, Unit, Window, requests_per_minute
 from store import api_keys, plans, tenants
-from store.api_keys import KeyState, NewKey
+from store.api_keys import KeyState, NewKey, StoredKey
 from store.database import Pool
 from store.field_error import FieldError
 from store.plans import Plan
@@ -141,7 +141,7 @@ async def test_what_is_wrong_with_a_key_is_named(pool: Pool) -> None:
     await _refused(api_keys.revoke(pool, "none", now=NOW), "key", "none")
 
 
-async def _key(pool: Pool, expires_at: datetime | None = None) -> tuple[api_keys.ApiKey, api_keys.StoredKey]:
+async def _key(pool: Pool, expires_at: datetime | None = None) -> tuple[ApiKey, StoredKey]:
     tenant = await tenants.create_tenant(pool, "search", organization="acme", plan="pro")
     key = generate()
     new = NewKey(key=key, tenant_id=tenant.id, name="laptop", expires_at=expires_at)

@@ -1,0 +1,75 @@
+"""The text of an API key: one format, typos are seen, and nothing that is shown holds the secret."""
+
+import string
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from authz.api_key import ApiKey, generate, keyed_hash, parse
+
+ALPHABET = string.digits + string.ascii_letters
+tags = st.text(string.ascii_lowercase, min_size=1, max_size=12)
+# Texts near a key reach further into the reader than arbitrary ones.
+near_keys = st.from_regex(r"igw_[a-z]{1,12}_[0-9A-Za-z]{12}_[0-9A-Za-z]{43}_[0-9A-Za-z]{6}", fullmatch=True)
+
+
+@given(tags)
+def test_what_is_generated_is_read_back(tag: str) -> None:
+    key = generate(tag)
+    assert parse(key.text) == key
+    prefix, read_tag, public_id, secret, checksum = key.text.split("_")
+    assert (prefix, read_tag, public_id) == ("igw", tag, key.id)
+    assert [len(part) for part in (public_id, secret, checksum)] == [12, 43, 6]
+
+
+@given(st.text() | near_keys)
+def test_any_text_can_be_read(text: str) -> None:
+    assert parse(text) is None or parse(text) == ApiKey(tag=text.split("_")[1], id=text.split("_")[2], text=text)
+
+
+@given(st.data())
+def test_one_wrong_character_is_seen(data: st.DataObject) -> None:
+    text = generate().text
+    place = data.draw(st.integers(0, len(text) - 1))
+    wrong = data.draw(st.sampled_from(ALPHABET + "_- \n").filter(lambda char: char != text[place]))
+    assert parse(text[:place] + wrong + text[place + 1 :]) is None
+
+
+@given(st.data())
+def test_two_neighbours_in_the_wrong_order_are_seen(data: st.DataObject) -> None:
+    text = generate().text
+    place = data.draw(st.integers(0, len(text) - 2).filter(lambda place: text[place] != text[place + 1]))
+    assert parse(text[:place] + text[place + 1] + text[place] + text[place + 2 :]) is None
+
+
+@pytest.mark.parametrize("around", [" {}", "{} ", "{}\n", "\n{}", "Bearer {}", "{}{}"])
+def test_nothing_may_stand_around_a_key(around: str) -> None:
+    text = generate().text
+    assert parse(around.format(text, text)) is None
+
+
+@pytest.mark.parametrize("tag", ["", "Live", "live1", "li_ve", "x" * 13, "ä"])
+def test_a_tag_is_a_few_lower_case_letters(tag: str) -> None:
+    with pytest.raises(ValueError, match="tag"):
+        generate(tag)
+
+
+def test_every_key_is_another() -> None:
+    keys = [generate() for _ in range(1000)]
+    assert len({key.id for key in keys}) == len({key.text for key in keys}) == 1000
+
+
+def test_the_secret_does_not_show() -> None:
+    key = generate()
+    assert key.text not in repr(key)
+    assert key.text.split("_")[3] not in repr(key)
+    assert key.id in repr(key)
+
+
+def test_the_hash_depends_on_the_key_and_on_the_pepper() -> None:
+    one, other = generate().text, generate().text
+    hashes = {keyed_hash(text, pepper) for text in (one, other) for pepper in (b"a" * 32, b"b" * 32)}
+    assert len(hashes) == 4
+    assert {len(found) for found in hashes} == {32}
+    assert keyed_hash(one, b"a" * 32) == keyed_hash(one, b"a" * 32)

@@ -1,0 +1,1 @@
+"""What does the gateway cost? `make bench`, explained in docs/benchmarks/README.md."""

@@ -1,0 +1,69 @@
+"""What is the least that a sidecar on grpcio can cost? One that says yes to everything, with answers made beforehand.
+
+`python -m tests.bench.allow_all INDEX SOCKET_DIR`. The same server and the same exchanges as the gateway's, and no
+work behind them.
+"""
+
+import asyncio
+import signal
+import sys
+from pathlib import Path
+
+import uvloop
+
+from authz import service as authz_service
+from extproc import access_log, process, wire
+from sidecar.grpc_health import Health
+from sidecar.grpc_server import GrpcServer
+from sidecar.sockets import worker_socket
+from wire.messages import CheckResponse
+from wire.transport import Service, Stream
+
+_MAX_BODY_BYTES = 4 * 1024 * 1024
+_ALLOWED = CheckResponse()
+_ALLOWED.ok_response.SetInParent()
+_CHECKED = bytes(_ALLOWED.SerializeToString())
+_PASSED = wire.let_pass(record="", body=None, strip_usage=False)
+
+
+async def _check(raw: bytes) -> bytes:
+    del raw
+    return _CHECKED
+
+
+async def _process(stream: Stream) -> None:
+    while await stream.read() is not None:
+        stream.write(_PASSED)
+
+
+async def _drain(stream: Stream) -> None:
+    while await stream.read() is not None:
+        pass
+
+
+def _fail(error: Exception) -> None:
+    sys.stderr.write(f"{error!r}\n")
+
+
+async def serve(index: int, socket_dir: Path) -> None:
+    services = [
+        Service(name=authz_service.SERVICE_NAME, unary={"Check": _check}, streams={}),
+        Service(name=process.SERVICE_NAME, unary={}, streams={"Process": _process}),
+        Service(name=access_log.SERVICE_NAME, unary={}, streams={"StreamAccessLogs": _drain}),
+    ]
+    health = Health(service.name for service in services)
+    server = GrpcServer(
+        [*services, health.service()],
+        path=worker_socket(socket_dir, index),
+        max_body_bytes=_MAX_BODY_BYTES,
+        observe_error=_fail,
+    )
+    terminated = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminated.set)
+    await server.start()
+    await terminated.wait()
+    await server.stop(0)
+
+
+if __name__ == "__main__":
+    uvloop.run(serve(int(sys.argv[1]), Path(sys.argv[2])))

@@ -1,0 +1,63 @@
+"""How fast are JSON requests answered when every connection always has one under way?"""
+
+import time
+
+from tests.bench.connection import Connection, Group, WrongAnswer, request_bytes, require_ok, whole_length
+from tests.bench.job import Job, Outcome
+
+BODY = b'{"model": "demo-small", "messages": [{"role": "user", "content": "What does a gateway cost?"}]}'
+_MS = 1000
+
+
+class JsonLoad:
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._group = Group(job.port, job.ca, job.connections)
+        self._request = request_bytes(job.key, BODY, {})
+        self._partial = dict.fromkeys(self._group.connections, b"")
+        self._passed = 0
+
+    def warm_up(self) -> None:
+        self._run(self._job.warm_seconds)
+
+    def measure(self) -> Outcome:
+        began = time.perf_counter()
+        latencies = self._run(self._job.seconds)
+        seconds = time.perf_counter() - began
+        return Outcome(count=len(latencies), seconds=seconds, latencies_ms=latencies, passed=self._passed)
+
+    def close(self) -> None:
+        self._group.close()
+
+    def _run(self, seconds: float) -> list[float]:
+        """Begin again with each answer; after so long, wait for the last ones."""
+        latencies: list[float] = []
+        stop_at = time.perf_counter() + seconds
+        sent_at = {connection: self._send(connection) for connection in self._group.connections}
+        while sent_at:
+            for connection in self._group.readable():
+                if not self._answered(connection):
+                    continue
+                now = time.perf_counter()
+                latencies.append((now - sent_at.pop(connection)) * _MS)
+                if now < stop_at:
+                    sent_at[connection] = self._send(connection)
+        return latencies
+
+    def _send(self, connection: Connection) -> float:
+        now = time.perf_counter()
+        connection.send(self._request)
+        self._passed += 1
+        return now
+
+    def _answered(self, connection: Connection) -> bool:
+        answer = self._partial[connection] + connection.receive()
+        length = whole_length(answer)
+        if length is None or len(answer) < length:
+            self._partial[connection] = answer
+            return False
+        require_ok(answer)
+        if len(answer) > length or b'"object":"chat.completion"' not in answer:
+            raise WrongAnswer(answer.decode(errors="replace"))
+        self._partial[connection] = b""
+        return True

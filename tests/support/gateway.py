@@ -1,0 +1,295 @@
+"""The whole gateway for the tests: real Envoy, Redis, Postgres, sidecar and stand-in Router, on its own ports."""
+
+import asyncio
+import contextlib
+import shutil
+import ssl
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+from uuid import uuid4
+
+import httpx
+import psutil
+
+from authz import api_key
+from authz.grant import Metering
+from extproc.record import UsageRecord
+from quota.limit import Limit, concurrent_requests, requests_per_minute, tokens_per_day
+from sidecar.embedded.certificates import ensure_certificates
+from sidecar.embedded.envoy_server import envoy_command
+from sidecar.embedded.ports import free_port, http_status
+from sidecar.embedded.postgres import EmbeddedPostgres
+from sidecar.embedded.redis import EmbeddedRedis
+from sidecar.envoy_config import EnvoyAddresses, render
+from sidecar.process import Child, Command, wait_until_ready
+from store import api_keys, ledger, plans, tenants
+from store.api_keys import NewKey
+from store.database import opened
+from store.migration import migrate
+from tests.support.postgres import FAST, Loop, running_loop
+
+PEPPER = "7d5c1f0f3a0c4f7f9a2b6f4ad5a3a1c8"
+MAX_BODY_BYTES = 4 * 1024 * 1024
+READY_SECONDS = 60.0
+OK = 200
+ROOMY = (requests_per_minute(1_000_000), tokens_per_day(1_000_000_000), concurrent_requests(10_000))
+# Everything runs on one busy machine; what is shown is order and outcome, not speed.
+PATIENCE = {"GATEWAY_QUOTA_DEADLINE_SECONDS": "5"}
+
+T = TypeVar("T")
+
+
+async def until(condition: Callable[[], Awaitable[T]], *, seconds: float = 30.0) -> T:
+    """Ask until the answer is true, and return it."""
+    answer = await condition()
+    async with asyncio.timeout(seconds):
+        while not answer:
+            await asyncio.sleep(0.02)
+            answer = await condition()
+    return answer
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """A tenant of its own for one test, with a plan of its own."""
+
+    id: str
+    key: str
+    key_id: str
+    plan: str
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"authorization": f"Bearer {self.key}"}
+
+
+@dataclass(slots=True, kw_only=True)
+class Gateway:
+    """One running gateway. Its processes live in a loop of their own, so that they outlive the loop of a test."""
+
+    folder: Path
+    loop: Loop
+    env: dict[str, str]
+    workers: int
+    port: int = field(default_factory=free_port)
+    ops_port: int = field(default_factory=free_port)
+    router_port: int = field(default_factory=free_port)
+    children: dict[str, Child] = field(default_factory=dict)
+    lines: list[str] = field(default_factory=list)
+
+    @property
+    def url(self) -> str:
+        return f"https://127.0.0.1:{self.port}"
+
+    @property
+    def router_url(self) -> str:
+        return f"http://127.0.0.1:{self.router_port}"
+
+    @property
+    def ops_url(self) -> str:
+        return f"http://127.0.0.1:{self.ops_port}"
+
+    @property
+    def socket_dir(self) -> Path:
+        return self.folder / "gw"
+
+    @property
+    def postgres(self) -> EmbeddedPostgres:
+        return EmbeddedPostgres(data=self.folder / "postgres", sockets=self.folder / "pg", options=FAST)
+
+    @property
+    def redis(self) -> EmbeddedRedis:
+        return EmbeddedRedis(data=self.folder / "redis", socket=self.folder / "redis.sock")
+
+    @property
+    def dsn(self) -> str:
+        return self.postgres.dsn()
+
+    @property
+    def tls(self) -> ssl.SSLContext:
+        return ssl.create_default_context(cafile=self.folder / "tls" / "ca.pem")
+
+    def client(self, tenant: Tenant | None = None, *, http2: bool = False, **options: Any) -> httpx.AsyncClient:
+        """A client of the public listener."""
+        return httpx.AsyncClient(
+            base_url=self.url,
+            verify=self.tls,
+            http1=not http2,
+            http2=http2,
+            headers=tenant.headers if tenant else {},
+            timeout=httpx.Timeout(60.0),
+            limits=httpx.Limits(max_connections=1000),
+            **options,
+        )
+
+    async def tenant(self, *limits: Limit, metering: Metering = Metering.NATIVE) -> Tenant:
+        """Make a tenant with these limits, or with room for everything."""
+        name = f"t{uuid4().hex[:16]}"
+        async with opened(self.dsn) as pool:
+            await plans.put(pool, plans.Plan(name=name, limits=limits or ROOMY, metering=metering))
+            made = await tenants.create_tenant(pool, name, organization=name, plan=name)
+            key = api_key.generate("test")
+            new = NewKey(key=key, tenant_id=made.id, name=name)
+            await api_keys.create(pool, new, pepper=PEPPER.encode())
+        return Tenant(made.id, key.text, key.id, name)
+
+    async def revoke(self, tenant: Tenant) -> None:
+        async with opened(self.dsn) as pool:
+            await api_keys.revoke(pool, tenant.key_id, now=datetime.now(UTC))
+
+    async def rows(self, tenant: Tenant) -> list[dict[str, Any]]:
+        """The ledger's rows of a tenant."""
+        async with opened(self.dsn) as pool:
+            found = await pool.fetch(
+                "SELECT * FROM inference_requests WHERE tenant_id = $1 ORDER BY admitted_at", tenant.id
+            )
+        return [{**row, "request_id": str(row["request_id"])} for row in found]
+
+    async def row(self, request_id: str, *, seconds: float = 40.0) -> UsageRecord:
+        """The ledger's row of a request, when it is there."""
+        async with opened(self.dsn) as pool:
+
+            async def found() -> UsageRecord | None:
+                return await ledger.find(pool, request_id)
+
+            row = await until(found, seconds=seconds)
+        assert row is not None
+        return row
+
+    async def seen(self, request_id: str) -> dict[str, Any] | None:
+        """What the Router saw of a request."""
+        async with httpx.AsyncClient(base_url=self.router_url) as client:
+            answer = await client.get(f"/demo/seen/{request_id}")
+        return answer.json() if answer.status_code == OK else None
+
+    def pids(self, module: str) -> list[int]:
+        """The processes of the sidecar that run a module, such as `sidecar.worker`."""
+        found = []
+        for process in psutil.Process(self.children["serve"].pid).children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                if module in process.cmdline():
+                    found.append(process.pid)
+        return found
+
+    async def ready(self) -> None:
+        """Wait until the sidecar and Envoy are ready."""
+
+        async def answers() -> bool:
+            return await http_status(self.ops_port, "/readyz") == OK
+
+        await until(answers, seconds=READY_SECONDS)
+
+    def stop(self, name: str) -> None:
+        self.loop.run(self.children.pop(name).stop())
+
+    def kill(self, name: str) -> None:
+        child = self.children.pop(name)
+        child.kill()
+        self.loop.run(_ended(child))
+
+    def start_postgres(self) -> None:
+        self.children["postgres"] = self.loop.run(self.postgres.start(self._launch, self._sink))
+
+    def start_redis(self) -> None:
+        self.children["redis"] = self.loop.run(self.redis.start(self._launch))
+
+    def start_router(self) -> None:
+        argv = (*_python("demo"), "--port", str(self.router_port))
+        self.loop.run(self._start(Command(name="router", argv=argv), self.router_port, "/healthz"))
+
+    def start_serve(self) -> None:
+        env = {
+            "DATABASE_URL": self.dsn,
+            "REDIS_URL": self.redis.url,
+            "GATEWAY_KEY_PEPPER": PEPPER,
+            "GATEWAY_SOCKET_DIR": str(self.socket_dir),
+            "GATEWAY_WORKERS": str(self.workers),
+            "GATEWAY_OPS_PORT": str(self.ops_port),
+            "GATEWAY_MAX_BODY_BYTES": str(MAX_BODY_BYTES),
+            **self.env,
+        }
+        command = Command(name="serve", argv=(*_python("sidecar"), "serve"), env=env, stop_seconds=15.0)
+        self.loop.run(self._start(command, self.ops_port, "/readyz"))
+
+    def start_envoy(self) -> None:
+        ensure_certificates(self.folder / "tls")
+        addresses = EnvoyAddresses(
+            port=self.port,
+            address="127.0.0.1",
+            tls_dir=self.folder / "tls",
+            socket_dir=self.socket_dir,
+            workers=self.workers,
+            router=f"127.0.0.1:{self.router_port}",
+            admin_socket=self.folder / "envoy.sock",
+            max_body_bytes=MAX_BODY_BYTES,
+        )
+        config = self.folder / "envoy.yaml"
+        config.write_text(render(addresses))
+        self.loop.run(self._start(envoy_command(config, concurrency=2), self.port, "/healthz", tls=self.tls))
+
+    async def _start(self, command: Command, port: int, path: str, *, tls: ssl.SSLContext | None = None) -> None:
+        child = await self._launch(command)
+        self.children[command.name] = child
+
+        async def answers() -> bool:
+            return await http_status(port, path, tls=tls) == OK
+
+        await wait_until_ready(child, answers, seconds=READY_SECONDS)
+
+    async def _launch(self, command: Command) -> Child:
+        return await Child.start(command, self._sink)
+
+    def _sink(self, name: str, line: str) -> None:
+        self.lines.append(f"{name:9}| {line}")
+
+
+async def _ended(child: Child) -> None:
+    await child.wait()
+
+
+def _python(module: str) -> tuple[str, ...]:
+    return (sys.executable, "-m", module)
+
+
+@contextlib.contextmanager
+def running(*, workers: int = 2, env: dict[str, str] | None = None) -> Iterator[Gateway]:
+    """A whole gateway, in a folder of its own, until the end of the block."""
+    # Not pytest's folder: a socket's path holds 107 bytes.
+    folder = Path(tempfile.mkdtemp(prefix="gw-e2e-"))
+    with running_loop() as loop:
+        gateway = Gateway(folder=folder, loop=loop, workers=workers, env={**PATIENCE, **(env or {})})
+        try:
+            gateway.start_postgres()
+            loop.run(migrate(gateway.dsn))
+            gateway.start_redis()
+            gateway.start_router()
+            gateway.start_serve()
+            gateway.start_envoy()
+            yield gateway
+        finally:
+            for name in ("envoy", "serve", "router", "redis", "postgres"):
+                if name in gateway.children:
+                    gateway.stop(name)
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.asynccontextmanager
+async def streaming(
+    client: httpx.AsyncClient, body: dict[str, Any], **headers: str
+) -> AsyncIterator[tuple[httpx.Response, AsyncIterator[str]]]:
+    """A streamed chat answer: the response, and its `data:` lines as they come."""
+    request = {"model": "m", "messages": [{"role": "user", "content": "hello"}], "stream": True, **body}
+    renamed = {name.replace("_", "-"): value for name, value in headers.items()}
+    async with client.stream("POST", "/v1/chat/completions", json=request, headers=renamed) as response:
+        yield response, _data_lines(response)
+
+
+async def _data_lines(response: httpx.Response) -> AsyncIterator[str]:
+    async for line in response.aiter_lines():
+        if line.startswith("data: "):
+            yield line.removeprefix("data: ")
