@@ -34,7 +34,7 @@ class AccessLog:
 
     def service(self) -> Service:
         """The gRPC service."""
-        return Service(name=SERVICE_NAME, unary={}, streams={"StreamAccessLogs": self.follow})
+        return Service(name=SERVICE_NAME, unary={}, streams={"StreamAccessLogs": self.follow}, endless=True)
 
     async def follow(self, stream: Stream) -> None:
         """One Envoy thread's stream of entries, to its end."""

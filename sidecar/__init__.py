@@ -1,1 +1,1 @@
-
+"""How does the gateway run? Settings, processes, wiring, command line, metrics and logs."""

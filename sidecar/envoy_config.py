@@ -3,14 +3,13 @@
 The file is found beside this package in a wheel, and in the project's `envoy/` folder in a checkout.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from sidecar.sockets import worker_socket
+from sidecar.sockets import ledger_socket, worker_socket
 
 _HEADROOM_BYTES = 65_536
 _BUFFER = "envoy.filters.http.buffer"
@@ -48,9 +47,9 @@ def render(addresses: EnvoyAddresses) -> str:
     _place_certificates(listener, addresses.tls_dir)
     _place_filters(listener, addresses.max_body_bytes)
     for cluster in config["static_resources"]["clusters"]:
-        cluster["load_assignment"]["endpoints"][0]["lb_endpoints"] = [
-            {"endpoint": {"address": address}} for address in _endpoints(cluster["name"], addresses)
-        ]
+        groups = cluster["load_assignment"]["endpoints"]
+        for group, places in zip(groups, _places(cluster["name"], addresses), strict=True):
+            group["lb_endpoints"] = [{"endpoint": {"address": address}} for address in places]
     return str(yaml.safe_dump(config, sort_keys=False, width=120))
 
 
@@ -69,12 +68,26 @@ def _place_filters(listener: Any, max_body_bytes: int) -> None:
     by_name[_LUA]["default_source_code"]["filename"] = str(shipped("meter.lua"))
 
 
-def _endpoints(cluster: str, addresses: EnvoyAddresses) -> Iterator[dict[str, Any]]:
-    if cluster == "sidecar":
-        for index in range(addresses.workers):
-            yield {"pipe": {"path": str(worker_socket(addresses.socket_dir, index))}}
-    else:
-        host, _, port = addresses.router.rpartition(":")
-        if not host or not port.isdecimal():
-            raise ValueError(f"the router's address must be HOST:PORT, not {addresses.router!r}")
-        yield {"socket_address": {"address": host.strip("[]"), "port_value": int(port)}}
+def _places(cluster: str, addresses: EnvoyAddresses) -> list[list[dict[str, Any]]]:
+    """The addresses of a cluster, by priority."""
+    workers = [_pipe(worker_socket(addresses.socket_dir, index)) for index in range(addresses.workers)]
+    match cluster:
+        case "router":
+            return [[_router(addresses.router)]]
+        case "sidecar":
+            return [workers]
+        case "access_log":
+            return [workers, [_pipe(ledger_socket(addresses.socket_dir))]]
+        case _:
+            raise ValueError(f"the shipped configuration has a cluster that is not known: {cluster}")
+
+
+def _pipe(path: Path) -> dict[str, Any]:
+    return {"pipe": {"path": str(path)}}
+
+
+def _router(text: str) -> dict[str, Any]:
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal():
+        raise ValueError(f"the router's address must be HOST:PORT, not {text!r}")
+    return {"socket_address": {"address": host.strip("[]"), "port_value": int(port)}}

@@ -23,7 +23,7 @@ class Health:
 
     def service(self) -> Service:
         """The gRPC service."""
-        return Service(name=SERVICE_NAME, unary={"Check": self.check}, streams={"Watch": self.watch})
+        return Service(name=SERVICE_NAME, unary={"Check": self.check}, streams={"Watch": self.watch}, endless=True)
 
     def stop_serving(self) -> None:
         """From now on, and for good: not serving."""

@@ -5,14 +5,18 @@ Generic handlers without serialisers, and `context.read/write` instead of genera
 """
 
 import asyncio
+import contextlib
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import grpc
 
 from wire.transport import Service, StreamHandler, UnaryHandler
+
+_CallContext = Callable[[], contextlib.AbstractContextManager[None]]
 
 # A request's body comes in one message, with the metadata around it.
 _HEADROOM_BYTES = 1_048_576
@@ -40,6 +44,9 @@ class GrpcServer:
         )
         self._server.add_generic_rpc_handlers([self._generic_handler(service) for service in services])
         self._path = path
+        self._running = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
 
     async def start(self) -> None:
         """Bind and serve. A socket that a killed predecessor left behind is replaced."""
@@ -49,36 +56,52 @@ class GrpcServer:
         self._path.chmod(0o600)
 
     async def stop(self, grace_seconds: float) -> None:
-        """Refuse new calls, let the running ones finish for so long, then end them."""
-        await self._server.stop(grace_seconds)
+        """Refuse new calls, let the running ones finish for so long, then end them and the endless ones."""
+        stopping = asyncio.ensure_future(self._server.stop(grace_seconds))
+        idle = asyncio.ensure_future(self._idle.wait())
+        await asyncio.wait({stopping, idle}, return_when=asyncio.FIRST_COMPLETED)
+        idle.cancel()
+        await self._server.stop(0)
+        await stopping
 
     def _generic_handler(self, service: Service) -> grpc.GenericRpcHandler:
-        handlers = {name: self._unary(handler) for name, handler in service.unary.items()}
-        handlers |= {name: self._stream(handler) for name, handler in service.streams.items()}
+        call_of = partial(self._call, waited_for=not service.endless)
+        handlers = {name: self._unary(handler, call_of) for name, handler in service.unary.items()}
+        handlers |= {name: self._stream(handler, call_of) for name, handler in service.streams.items()}
         return grpc.method_handlers_generic_handler(service.name, handlers)
 
-    def _unary(self, handler: UnaryHandler) -> grpc.RpcMethodHandler:
+    def _unary(self, handler: UnaryHandler, call_of: _CallContext) -> grpc.RpcMethodHandler:
         async def call(request: bytes, context: Any) -> bytes:
             del context
-            try:
+            with call_of():
                 return await handler(request)
-            except Exception as error:
-                self._observe_error(error)
-                raise
 
         return grpc.unary_unary_rpc_method_handler(call)
 
-    def _stream(self, handler: StreamHandler) -> grpc.RpcMethodHandler:
+    def _stream(self, handler: StreamHandler, call_of: _CallContext) -> grpc.RpcMethodHandler:
         async def call(_: Any, context: Any) -> None:
-            stream = _GrpcStream(context)
-            try:
+            with call_of():
+                stream = _GrpcStream(context)
                 await handler(stream)
                 await stream.drain()
-            except Exception as error:
-                self._observe_error(error)
-                raise
 
         return grpc.stream_stream_rpc_method_handler(call)
+
+    @contextlib.contextmanager
+    def _call(self, *, waited_for: bool) -> Iterator[None]:
+        """One call, `waited_for` when the server stops. What its handler raises is our own failure."""
+        self._running += waited_for
+        if self._running:
+            self._idle.clear()
+        try:
+            yield
+        except Exception as error:
+            self._observe_error(error)
+            raise
+        finally:
+            self._running -= waited_for
+            if self._running == 0:
+                self._idle.set()
 
 
 class _GrpcStream:

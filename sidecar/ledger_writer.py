@@ -2,7 +2,7 @@
 
 `python -m sidecar.ledger_writer`, started by `sidecar.serve`. An event is acknowledged after its row is committed, and
 a row that is there already is left alone: killed at any moment, it loses and doubles nothing. It sweeps, too: a
-request that nobody reports any more is settled from what is known.
+request that nobody reports any more is settled from what is known. And it takes the access log while no worker lives.
 """
 
 import asyncio
@@ -11,18 +11,24 @@ import os
 import signal
 import socket
 import time
+from collections.abc import Coroutine
+from typing import Any
 
 import uvloop
 
 from extproc import admission as admissions
 from extproc import ending as endings
+from extproc.access_log import AccessLog
 from extproc.record import UsageRecord
-from extproc.settlement import sweep
+from extproc.settlement import Settler, sweep
 from quota.redis import RedisReservations, RedisSettledEvents
 from quota.reservation import QuotaOutage, SettledEvent
 from sidecar import logs, metrics, redis_client
+from sidecar.grpc_health import Health
+from sidecar.grpc_server import GrpcServer
 from sidecar.logs import Logger
 from sidecar.settings import Settings
+from sidecar.sockets import ledger_socket
 from store import ledger
 from store.database import DatabaseOutage, Pool, opened
 
@@ -87,11 +93,15 @@ class LedgerWriter:
         self._out = outage is not None
 
 
+def _now_ms() -> int:
+    return int(time.time() * _MS_PER_SECOND)
+
+
 async def _sweep(reservations: RedisReservations, logger: Logger) -> None:
     while True:
         await asyncio.sleep(_SWEEP_SECONDS)
         with contextlib.suppress(QuotaOutage):
-            for admission, ending in await sweep(reservations, now_ms=int(time.time() * _MS_PER_SECOND)):
+            for admission, ending in await sweep(reservations, now_ms=_now_ms()):
                 metrics.observe_settlement(admission, ending)
                 logger.warning("lost", action="request_lost", request_id=admission.request_id)
 
@@ -105,16 +115,39 @@ async def write(settings: Settings, logger: Logger) -> None:
     # Its next life on this host takes the same name, and with it what this one leaves unfinished.
     events = RedisSettledEvents(redis, consumer=f"{socket.gethostname()}-{os.environ.get('GATEWAY_WRITER', '0')}")
     reservations = RedisReservations(redis, deadline=_REDIS_SECONDS)
+    settler = Settler(reservations, now=time.monotonic, now_ms=_now_ms, observe=metrics.observe_settlement)
+    server = _access_log_server(settings, reservations, settler, logger)
     async with opened(settings.database_url.get_secret_value()) as pool, contextlib.aclosing(redis):
-        writer = asyncio.create_task(LedgerWriter(events, pool, logger).run())
-        sweeper = asyncio.create_task(_sweep(reservations, logger))
-        ended = asyncio.create_task(terminated.wait())
-        done, _ = await asyncio.wait({writer, sweeper, ended}, return_when=asyncio.FIRST_COMPLETED)
-        for task in (writer, sweeper, ended):
-            task.cancel()
-        await asyncio.gather(writer, sweeper, ended, return_exceptions=True)
-        for task in done - {ended}:
-            task.result()  # a defect: end, and let the supervisor start anew
+        await server.start()
+        work = LedgerWriter(events, pool, logger).run(), _sweep(reservations, logger), settler.run()
+        await _until(terminated, *work)
+        await server.stop(0)
+        await settler.finish()
+
+
+def _access_log_server(
+    settings: Settings, reservations: RedisReservations, settler: Settler, logger: Logger
+) -> GrpcServer:
+    observe_error = metrics.error_observer(lambda error: logger.error("unexpected", action="error", exc_info=error))
+    access_log = AccessLog(reservations, settler, observe_error=observe_error).service()
+    return GrpcServer(
+        [access_log, Health([access_log.name]).service()],
+        path=ledger_socket(settings.socket_dir),
+        max_body_bytes=settings.max_body_bytes,
+        observe_error=observe_error,
+    )
+
+
+async def _until(terminated: asyncio.Event, *work: Coroutine[Any, Any, None]) -> None:
+    """Run the work until the event; a defect in any of it ends the process, and the supervisor starts anew."""
+    ended = asyncio.create_task(terminated.wait())
+    tasks: set[asyncio.Task[Any]] = {asyncio.create_task(coroutine) for coroutine in work}
+    done, _ = await asyncio.wait({ended, *tasks}, return_when=asyncio.FIRST_COMPLETED)
+    for task in (ended, *tasks):
+        task.cancel()
+    await asyncio.gather(ended, *tasks, return_exceptions=True)
+    for task in done - {ended}:
+        task.result()
 
 
 def main() -> None:

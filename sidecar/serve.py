@@ -80,11 +80,16 @@ async def _supervise(command: Command, logger: Logger) -> None:
         pid = child.pid
 
     def on_exit(ended: Exit) -> None:
-        mark_process_dead(pid)
+        mark_process_dead(pid)  # type: ignore[no-untyped-call]
         logger.warning("restarting", action="process_ended", name=ended.name, exit_code=ended.code)
 
-    # A child's lines are log lines already.
-    await keep_running(command, sink=lambda _, line: print(line, flush=True), on_exit=on_exit, on_start=on_start)
+    await keep_running(command, sink=_pass_on, on_exit=on_exit, on_start=on_start)
+
+
+def _pass_on(_: str, line: str) -> None:
+    """A child's line is a log line already."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
 
 
 @contextlib.contextmanager

@@ -6,3 +6,8 @@ from pathlib import Path
 def worker_socket(socket_dir: Path, index: int) -> Path:
     """The socket of a worker. Its next life takes the same path, after the former has ended."""
     return socket_dir / f"worker-{index}.sock"
+
+
+def ledger_socket(socket_dir: Path) -> Path:
+    """The socket on which the ledger's process takes the access log while no worker lives."""
+    return socket_dir / "ledger.sock"

@@ -30,6 +30,8 @@ from store.database import opened
 from store.directory import IdentityListener, PostgresDirectory
 
 _GAUGE_SECONDS = 1.0
+# Less than Envoy waits for Check (envoy/envoy.yaml), so that the caller is told which part is away.
+_DIRECTORY_SECONDS = 1.0
 _MS_PER_SECOND = 1000
 
 
@@ -62,7 +64,7 @@ async def work(settings: Settings, index: int, logger: Logger) -> None:
     reservations = RedisReservations(redis, deadline=settings.quota_deadline_seconds)
     settler = Settler(reservations, now=time.monotonic, now_ms=_now_ms, observe=metrics.observe_settlement)
     async with opened(dsn) as pool, contextlib.aclosing(redis):
-        directory = CachedDirectory(PostgresDirectory(pool), now=time.monotonic)
+        directory = CachedDirectory(PostgresDirectory(pool, deadline_seconds=_DIRECTORY_SECONDS), now=time.monotonic)
         listener = IdentityListener(dsn, directory.announce_change)
         authorization = Authorization(
             directory,

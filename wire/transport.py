@@ -25,8 +25,12 @@ StreamHandler = Callable[[Stream], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Service:
-    """A gRPC service: its full name and the methods it answers."""
+    """A gRPC service: its full name and the methods it answers.
+
+    The streams of an `endless` service end only when the peer does; a server that drains does not wait for them.
+    """
 
     name: str
     unary: Mapping[str, UnaryHandler]
     streams: Mapping[str, StreamHandler]
+    endless: bool = False

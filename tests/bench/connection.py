@@ -6,7 +6,6 @@ What the generator uses is taken from the servers, which share its cores.
 
 import contextlib
 import re
-
 import selectors
 import socket
 import ssl
@@ -31,7 +30,7 @@ class Connection:
         raw = socket.create_connection((HOST, port), timeout=SILENCE_SECONDS)
         raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket = context.wrap_socket(raw, server_hostname="localhost")
-        self.socket.setblocking(False)
+        self.socket.settimeout(0)
 
     def send(self, request: bytes) -> None:
         if self.socket.send(request) != len(request):

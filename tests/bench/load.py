@@ -6,11 +6,15 @@ import sys
 import msgspec
 
 from tests.bench.connection import WrongAnswer
-from tests.bench.job import Job
+from tests.bench.job import Job, Kind
 from tests.bench.json_load import JsonLoad
 from tests.bench.stream_load import DisconnectLoad, StreamLoad
 
-_LOADS = {"json": JsonLoad, "streams": StreamLoad, "disconnect": DisconnectLoad}
+_LOADS: dict[Kind, type[JsonLoad | StreamLoad]] = {
+    "json": JsonLoad,
+    "streams": StreamLoad,
+    "disconnect": DisconnectLoad,
+}
 
 
 def main() -> int:

@@ -9,7 +9,16 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from tests.bench.connection import HOST, Connection, Group, WrongAnswer, request_bytes, request_id, require_ok
+from tests.bench.connection import (
+    HOST,
+    SILENCE_SECONDS,
+    Connection,
+    Group,
+    WrongAnswer,
+    request_bytes,
+    request_id,
+    require_ok,
+)
 from tests.bench.job import Job, Outcome
 
 BODY = b'{"model": "demo-small", "stream": true, "messages": [{"role": "user", "content": "What does a stream cost?"}]}'
@@ -35,26 +44,24 @@ class StreamReader:
 
     def feed(self, data: bytes) -> bool:
         """Take what came; whether the answer has ended, as it should."""
-        if not data:
-            return False
-        fresh = self._text[1 - len(_MARK) :] + data
-        self.events += fresh.count(_MARK)
-        self._text = (self._text if self.first_at else self._text[-_TAIL:]) + data
-        if not self.request_id:
-            self._begin()
+        # A mark may be cut in two; its first part alone is none, so nothing is counted twice.
+        self.events += (self._text[1 - len(_MARK) :] + data).count(_MARK)
+        self._text += data
         if self.events and not self.first_at:
             self.first_at = time.time()
-        self._text = self._text[-_TAIL:] if self.request_id else self._text
+        if not self.request_id and b"\r\n\r\n" in self._text:
+            require_ok(self._text)
+            self.request_id = request_id(self._text)
+        if self.request_id:
+            self._text = self._text[-_TAIL:]
         if not self._text.endswith(_END):
             return False
         if _DONE not in self._text:
             raise WrongAnswer(f"a stream ended without [DONE]: {self._text.decode(errors='replace')}")
         return True
 
-    def _begin(self) -> None:
-        if b"\r\n\r\n" in self._text:
-            require_ok(self._text)
-            self.request_id = request_id(self._text)
+
+_Running = dict[Connection, StreamReader]
 
 
 class Sightings:
@@ -109,20 +116,22 @@ class StreamLoad:
         steering = {"x-demo-events": str(events), "x-demo-interval-ms": f"{self._job.interval_ms:g}"}
         return request_bytes(self._job.key, BODY, steering)
 
-    def _follow(
-        self, request: bytes, after_wait: Callable[[dict[Connection, StreamReader]], None]
-    ) -> list[StreamReader]:
-        waiting = list(self._group.connections)
-        running: dict[Connection, StreamReader] = {}
-        readers, next_start = [], time.monotonic()
+    def _follow(self, request: bytes, after_wait: Callable[[_Running], None]) -> list[StreamReader]:
+        """Begin a stream on each connection, one after the other, and read them until none runs."""
+        waiting, readers = list(self._group.connections), []
+        running: _Running = {}
+        next_start = time.monotonic()
         while waiting or running:
             if waiting and time.monotonic() >= next_start:
                 connection = waiting.pop()
                 connection.send(request)
                 readers.append(running.setdefault(connection, StreamReader()))
                 next_start += SPACING_SECONDS
-            for connection in self._group.readable(max(0.0, next_start - time.monotonic()) if waiting else 1.0):
-                if running[connection].feed(connection.receive()):
+            pause = max(0.0, next_start - time.monotonic()) if waiting else SILENCE_SECONDS
+            for connection in self._group.readable(pause):
+                data = connection.receive()
+                # Before its stream begins, a connection is readable for what TLS has to say.
+                if data and running[connection].feed(data):
                     del running[connection]
             after_wait(running)
         return readers
@@ -136,7 +145,7 @@ class DisconnectLoad(StreamLoad):
         left: dict[str, float] = {}
         seen_since: dict[Connection, float] = {}
 
-        def leave(running: dict[Connection, StreamReader]) -> None:
+        def leave(running: _Running) -> None:
             now = time.monotonic()
             for connection in list(running):
                 if now - seen_since.setdefault(connection, now) > STAY_SECONDS:

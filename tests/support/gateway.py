@@ -76,6 +76,7 @@ class Gateway:
     loop: Loop
     env: dict[str, str]
     workers: int
+    postgres_options: tuple[str, ...] = FAST
     port: int = field(default_factory=free_port)
     ops_port: int = field(default_factory=free_port)
     router_port: int = field(default_factory=free_port)
@@ -100,7 +101,9 @@ class Gateway:
 
     @property
     def postgres(self) -> EmbeddedPostgres:
-        return EmbeddedPostgres(data=self.folder / "postgres", sockets=self.folder / "pg", options=FAST)
+        return EmbeddedPostgres(
+            data=self.folder / "postgres", sockets=self.folder / "pg", options=self.postgres_options
+        )
 
     @property
     def redis(self) -> EmbeddedRedis:
@@ -257,12 +260,14 @@ def _python(module: str) -> tuple[str, ...]:
 
 
 @contextlib.contextmanager
-def running(*, workers: int = 2, env: dict[str, str] | None = None) -> Iterator[Gateway]:
-    """A whole gateway, in a folder of its own, until the end of the block."""
+def running(*, workers: int = 2, env: dict[str, str] | None = None, durable: bool = False) -> Iterator[Gateway]:
+    """A whole gateway, in a folder of its own, until the end of the block; `durable` when Postgres is to be killed."""
     # Not pytest's folder: a socket's path holds 107 bytes.
     folder = Path(tempfile.mkdtemp(prefix="gw-e2e-"))
     with running_loop() as loop:
         gateway = Gateway(folder=folder, loop=loop, workers=workers, env={**PATIENCE, **(env or {})})
+        if durable:
+            gateway.postgres_options = ()
         try:
             gateway.start_postgres()
             loop.run(migrate(gateway.dsn))

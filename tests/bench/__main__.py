@@ -1,0 +1,140 @@
+"""What does the gateway cost beside a bare Envoy? Measures, prints one table, writes bench.json, leaves nothing behind.
+
+`python -m tests.bench [--seconds N] [--only json|streams|disconnect]`.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+import msgspec
+
+from sidecar.process import ChildExitedError, StartError
+from tests.bench import machine
+from tests.bench.job import Kind
+from tests.bench.measurement import JSON_VARIANTS, STREAM_VARIANTS, Bench, Load, LoadFailed, Variant
+from tests.bench.report import Results, budget_lines, budgets, table
+from tests.bench.stage import ENVOY_THREADS, WORKERS, Stage, opened_stage
+
+ROUNDS = 3
+SECONDS = 4.0
+LONGEST_SECONDS = 175.0
+IDLE_SECONDS = 4.0
+EVENTS_PER_SECOND = 92  # of one stream, as the stand-in Router paces it
+OUTPUT = Path("bench.json")
+
+
+class LedgerMismatch(Exception):
+    """Requests went through the gateway and are not in its ledger, or are there twice."""
+
+
+def loads(seconds: float) -> dict[Kind, Load]:
+    events = max(20, round(seconds * EVENTS_PER_SECOND))
+    return {
+        "json": Load(kind="json", connections=16, seconds=seconds),
+        "streams": Load(kind="streams", connections=40, seconds=seconds, events=events),
+        # Never played to their end: the client leaves long before.
+        "disconnect": Load(kind="disconnect", connections=50, seconds=seconds, events=2000),
+    }
+
+
+async def run(stage: Stage, planned: Mapping[Kind, Load]) -> Results:
+    bench, results = Bench(stage), Results()
+    for kind, load in planned.items():
+        variants = JSON_VARIANTS if kind == "json" else STREAM_VARIANTS
+        await _measure_rounds(bench, results, load, variants)
+    results.idle = await bench.idle(IDLE_SECONDS)
+    await stage.settled()
+    if (rows := await stage.rows()) != bench.sent:
+        raise LedgerMismatch(f"{bench.sent} requests went through the gateway, and the ledger has {rows} rows")
+    return results
+
+
+async def _measure_rounds(bench: Bench, results: Results, load: Load, variants: Mapping[str, Variant]) -> None:
+    """Round after round through all variants, so that a noisy minute hits all alike."""
+    for number in range(1 if load.kind == "disconnect" else ROUNDS):
+        for name, variant in variants.items():
+            _say(f"{load.kind}, round {number + 1}: {variant.title}")
+            results.add(load.kind, name, await bench.measure(load, variant))
+
+
+async def benchmark(planned: Mapping[Kind, Load]) -> Results:
+    """Measure on a stage that is gone afterwards; a server that dies ends it."""
+    async with asyncio.timeout(LONGEST_SECONDS), opened_stage() as stage:
+        running = asyncio.create_task(run(stage, planned))
+        try:
+            ends: set[asyncio.Future[Any]] = {running, stage.fleet.died}
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            if stage.fleet.died.done():
+                raise ChildExitedError(stage.fleet.died.result())
+            return running.result()
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+
+
+async def _until_signalled(planned: Mapping[Kind, Load]) -> Results:
+    """As `benchmark`; SIGTERM and a closed terminal end it in order, as Ctrl-C does."""
+    task = asyncio.current_task()
+    assert task is not None
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    return await benchmark(planned)
+
+
+def main() -> int:
+    options = _options()
+    facts, began = machine.facts(), time.monotonic()
+    planned = {kind: load for kind, load in loads(options.seconds).items() if options.only in (None, kind)}
+    try:
+        results = asyncio.run(_until_signalled(planned))
+    except (LoadFailed, LedgerMismatch, StartError, TimeoutError) as error:
+        sys.stderr.write(f"bench: {error or 'it took too long'}\n")
+        return 1
+    except asyncio.CancelledError:
+        sys.stderr.write("bench: ended before its time\n")
+        return 130
+    took = time.monotonic() - began
+    _write(facts, planned, results)
+    sys.stdout.write(f"{table(results)}\n\n{budget_lines(budgets(results))}\n\n{_footer(facts, took)}\n")
+    return 0
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description="What does the gateway cost?")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="length of one measurement")
+    parser.add_argument("--only", choices=get_args(Kind), help="measure one kind of load")
+    return parser.parse_args()
+
+
+def _write(facts: Mapping[str, Any], planned: Mapping[Kind, Load], results: Results) -> None:
+    document = {
+        "machine": facts,
+        "parameters": {"rounds": ROUNDS, "workers": WORKERS, "envoy_threads": ENVOY_THREADS, "loads": planned},
+        "budgets": budgets(results),
+        **results.as_json(),
+    }
+    OUTPUT.write_bytes(msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n")
+
+
+def _footer(facts: Mapping[str, Any], took: float) -> str:
+    return (
+        f"Medians of {ROUNDS} rounds on {facts['cores']} cores ({facts['cpu']}), {facts['kernel']}, "
+        f"Python {facts['python']}; load average before: {facts['load_average_before']}; "
+        f"took {took:.0f} s; all numbers: {OUTPUT}"
+    )
+
+
+def _say(progress: str) -> None:
+    with contextlib.suppress(OSError):
+        sys.stderr.write(f"bench: {progress}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

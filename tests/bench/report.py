@@ -1,0 +1,128 @@
+"""How is it told? One table, and under it whether the budgets hold. Nothing here fails: it reports."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.bench.measurement import JSON_VARIANTS, STREAM_VARIANTS, Round, Variant, medians
+from tests.bench.stage import BARE, FLOOR, GATEWAY
+
+# docs/benchmarks/README.md says where they come from.
+JSON_BUDGET_US = 1000.0
+STREAM_BUDGET = 2.0
+
+_WIDTH, _TITLE = 9, 32
+_GROUPS = ("envoy", "sidecar", "workers", "redis", "postgres")
+_COLUMNS = (
+    "per s",
+    "p50 ms",
+    "p99 ms",
+    "max ms",
+    "Envoy",
+    "sidecar",
+    "(workers)",
+    "Redis",
+    "Postgres",
+    "x bare",
+    "(Router)",
+)
+_SECTIONS = {
+    "json": "JSON requests: latency of the answer; CPU µs per request",
+    "streams": "streams: latency of the first event, Router's write to client's read; CPU µs per event",
+    "disconnect": "the client leaves: latency from its close until the Router knows",
+}
+
+
+@dataclass(slots=True)
+class Results:
+    """The rounds by kind of load and variant, and what the idle gateway uses (CPU milliseconds a second)."""
+
+    rounds: dict[str, dict[str, list[Round]]] = field(default_factory=dict)
+    idle: dict[str, float] = field(default_factory=dict)
+
+    def add(self, kind: str, variant: str, measured: Round) -> None:
+        self.rounds.setdefault(kind, {}).setdefault(variant, []).append(measured)
+
+    def medians(self, kind: str) -> dict[str, Round]:
+        return {name: medians(rounds) for name, rounds in self.rounds.get(kind, {}).items()}
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            **{
+                kind: {name: {"median": medians(rounds), "rounds": rounds} for name, rounds in by_name.items()}
+                for kind, by_name in self.rounds.items()
+            },
+            "idle_cpu_ms_per_second": self.idle,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """A line under the table. `holds` is None where there is no budget, only a number."""
+
+    what: str
+    value: str
+    holds: bool | None
+
+
+def table(results: Results) -> str:
+    lines = [_line("", _COLUMNS)]
+    for kind, heading in _SECTIONS.items():
+        if kind in results.rounds:
+            variants = JSON_VARIANTS if kind == "json" else STREAM_VARIANTS
+            lines += ["", heading, *_rows(variants, results.medians(kind), with_cpu=kind != "disconnect")]
+    if results.idle:
+        cells = ["-"] * 4 + [f"{results.idle[group]:.1f}" for group in _GROUPS] + ["-", f"{results.idle['router']:.1f}"]
+        lines += ["", "nobody calls: CPU ms per second", _line("gateway", cells)]
+    return "\n".join(lines)
+
+
+def budgets(results: Results) -> list[Budget]:
+    found = []
+    json, streams = results.medians("json"), results.medians("streams")
+    if json:
+        found += _json_budgets(json)
+    if streams:
+        bare, native = streams[BARE].cpu_us, streams["native"].cpu_us
+        ratio = (native["envoy"] + native["sidecar"]) / bare["envoy"]
+        what = f"native streaming: CPU of Envoy and sidecar per event at most {STREAM_BUDGET:g} x bare Envoy's"
+        found.append(Budget(what=what, value=f"{ratio:.2f} x", holds=ratio <= STREAM_BUDGET))
+    return found
+
+
+def _json_budgets(rows: Mapping[str, Round]) -> list[Budget]:
+    sidecar, floor = rows[GATEWAY].cpu_us["sidecar"], rows[FLOOR].cpu_us["sidecar"]
+    whole = rows[GATEWAY].paid_us / rows[FLOOR].paid_us
+    rate = rows[GATEWAY].per_second / rows[FLOOR].per_second
+    return [
+        Budget(
+            what=f"sidecar: CPU of all its processes per JSON request at most {JSON_BUDGET_US / 1000:.1f} ms",
+            value=f"{sidecar / 1000:.2f} ms",
+            holds=sidecar <= JSON_BUDGET_US,
+        ),
+        Budget(what="gateway / floor: CPU of the sidecar", value=f"{sidecar / floor:.2f} x", holds=None),
+        Budget(what="gateway / floor: CPU of all parts, stores too", value=f"{whole:.2f} x", holds=None),
+        Budget(what="gateway / floor: requests per second", value=f"{rate:.2f} x", holds=None),
+    ]
+
+
+def budget_lines(found: Iterable[Budget]) -> str:
+    words = {True: "yes", False: "no", None: "-"}
+    return "\n".join(f"{words[one.holds]:<4} {one.what}: {one.value}" for one in found)
+
+
+def _rows(variants: Mapping[str, Variant], rows: Mapping[str, Round], *, with_cpu: bool) -> list[str]:
+    return [_line(variants[name].title, _cells(row, rows.get(BARE), with_cpu=with_cpu)) for name, row in rows.items()]
+
+
+def _cells(row: Round, bare: Round | None, *, with_cpu: bool) -> list[str]:
+    latency = [f"{value:.1f}" for value in (row.p50_ms, row.p99_ms, row.max_ms)]
+    if not with_cpu:
+        return ["-", *latency, *["-"] * (len(_GROUPS) + 2)]
+    used = [f"{row.cpu_us[group]:.1f}" if group in row.cpu_us else "-" for group in _GROUPS]
+    ratio = f"{row.paid_us / bare.paid_us:.2f}" if bare else "-"
+    return [f"{row.per_second:,.0f}", *latency, *used, ratio, f"{row.cpu_us['router']:.1f}"]
+
+
+def _line(title: str, cells: Iterable[str]) -> str:
+    return f"{title:<{_TITLE}}" + "".join(f"{cell:>{_WIDTH + 1}}" for cell in cells)

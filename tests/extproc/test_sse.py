@@ -1,0 +1,123 @@
+"""What passes in a stream of Server-Sent Events, however its bytes are cut."""
+
+import json
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from extproc.sse import StreamMeter
+
+
+def _event(value: object, end: str = "\n\n") -> bytes:
+    return f"data: {json.dumps(value)}{end}".encode()
+
+
+TOKEN = {"choices": [{"delta": {"content": "x"}}], "usage": None}
+USAGE = {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 2}}
+ZEROS = {"choices": [], "usage": {"prompt_tokens": 0, "completion_tokens": 0}}
+DONE = b"data: [DONE]\n\n"
+STREAM = _event(TOKEN) * 3 + _event(USAGE) + DONE
+
+
+def _fed(meter: StreamMeter, *chunks: bytes) -> bytes:
+    return b"".join(meter.feed(chunk) for chunk in chunks)
+
+
+@pytest.mark.parametrize(
+    ("whole", "client_gets", "events"),
+    [
+        (STREAM, _event(TOKEN) * 3 + DONE, 4),
+        (STREAM.replace(b"\n", b"\r\n"), (_event(TOKEN) * 3 + DONE).replace(b"\n", b"\r\n"), 4),
+        (_event(TOKEN, "\n\r\n") + _event(USAGE, "\r\n\n") + DONE, _event(TOKEN, "\n\r\n") + DONE, 2),
+        # Usage with the last token, as some Routers send it, is the client's.
+        (_event({**TOKEN, "usage": USAGE["usage"]}) + DONE, _event({**TOKEN, "usage": USAGE["usage"]}) + DONE, 2),
+        # Several usage events, and zeros.
+        (_event(ZEROS) + _event(TOKEN) + _event(USAGE) + DONE, _event(TOKEN) + DONE, 2),
+        (_event({"choices": [], "usage": None}) + DONE, _event({"choices": [], "usage": None}) + DONE, 2),
+        (_event({"usage": USAGE["usage"]}), _event({"usage": USAGE["usage"]}), 1),
+        (_event({"choices": []}), _event({"choices": []}), 1),
+        # Named events, data over several lines, no space after the colon.
+        (b"event: x\nid: 1\n" + _event(USAGE) + DONE, DONE, 1),
+        (b'data: {"choices":[],\ndata: "usage":{"prompt_tokens":1}}\n\n' + DONE, DONE, 1),
+        (b"data:" + json.dumps(USAGE).encode() + b"\n\n" + DONE, DONE, 1),
+        # A text that only speaks of usage.
+        (_event({"choices": [{"delta": {"content": '"usage": {} "choices": []'}}]}), None, 1),
+        # What is no JSON passes.
+        (b'data: "usage" {{{\n\n', None, 1),
+        (b'data: [{"choices": [], "usage": {}}]\n\n', None, 1),
+        (b"\xff\xfe\0\n\n", None, 1),
+        (b'data: "usage" \xff\n\n', None, 1),
+        (b"", b"", 0),
+    ],
+)
+def test_the_usage_event_is_removed_and_the_rest_passes_cut_at_every_byte(
+    whole: bytes, client_gets: bytes | None, events: int
+) -> None:
+    expected = whole if client_gets is None else client_gets
+    for cut in range(len(whole) + 1):
+        meter = StreamMeter(strip_usage=True)
+        assert _fed(meter, whole[:cut], whole[cut:]) == expected, cut
+        assert meter.events == events, cut
+    byte_by_byte = StreamMeter(strip_usage=True)
+    assert _fed(byte_by_byte, *(whole[at : at + 1] for at in range(len(whole)))) == expected
+    assert byte_by_byte.events == events
+
+
+@pytest.mark.parametrize("ending", [b"\n", b"\r\n"])
+def test_without_stripping_every_chunk_passes_at_once_as_it_came(ending: bytes) -> None:
+    whole = STREAM.replace(b"\n", ending)
+    for cut in range(len(whole) + 1):
+        meter = StreamMeter(strip_usage=False)
+        assert [meter.feed(whole[:cut]), meter.feed(whole[cut:])] == [whole[:cut], whole[cut:]]
+        assert meter.events == 5
+
+
+def test_an_event_that_is_incomplete_at_the_end_is_void() -> None:
+    # WHATWG HTML, 9.2.6: "the incomplete event is not dispatched".
+    meter = StreamMeter(strip_usage=True)
+    assert _fed(meter, _event(TOKEN), b"data: {") == _event(TOKEN)
+    assert meter.events == 1
+
+
+def test_whole_events_are_not_held_back_for_a_partial_one() -> None:
+    meter = StreamMeter(strip_usage=True)
+    assert meter.feed(_event(TOKEN) + b"data: {") == _event(TOKEN)
+    assert meter.feed(b'"a": 1}\n') == b""
+    assert meter.feed(b"\n") == b'data: {"a": 1}\n\n'
+
+
+@pytest.mark.parametrize("strip", [True, False])
+def test_a_body_without_an_end_is_not_kept_for_ever(*, strip: bool) -> None:
+    meter, chunk = StreamMeter(strip_usage=strip), b"x" * 65_536
+    passed = _fed(meter, *[chunk] * 40)
+    assert len(passed) >= 40 * 65_536 - 1_048_576
+    assert meter.events == 0
+    rest = meter.feed(b"\n\n" + _event(TOKEN))
+    assert (passed + rest).startswith(b"x" * 65_536 * 40)
+    assert rest.endswith(_event(TOKEN))
+
+
+pieces = st.lists(
+    st.sampled_from(
+        [
+            *(b"data: ", b"\n", b"\r\n", b"\n\n", b"\r", b"usage", b'"usage"', b"[DONE]", b":", b" ", b"{", b"\xff"),
+            *(_event(TOKEN), _event(USAGE), _event(ZEROS), DONE, _event(TOKEN, "\r\n\r\n"), _event(USAGE, "\r\n\r\n")),
+        ]
+    )
+    | st.binary(max_size=10),
+    max_size=20,
+)
+
+
+@given(parts=pieces, seed=st.integers(), strip=st.booleans())
+@settings(deadline=None, max_examples=300)
+def test_how_bytes_are_cut_makes_no_difference(parts: list[bytes], seed: int, *, strip: bool) -> None:
+    whole = b"".join(parts)
+    at_once, cut = StreamMeter(strip_usage=strip), StreamMeter(strip_usage=strip)
+    order = random.Random(seed)
+    places = sorted(order.randrange(len(whole) + 1) for _ in range(order.randrange(8)))
+    chunks = [whole[start:end] for start, end in zip([0, *places], [*places, len(whole)], strict=True)]
+    assert _fed(cut, *chunks) == at_once.feed(whole)
+    assert cut.events == at_once.events

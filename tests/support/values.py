@@ -1,0 +1,139 @@
+"""Small values for tests: each is whole by default, and a test names only what matters to it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from authz.arrival import Arrival
+from authz.directory import KeyRecord
+from authz.grant import Grant, Metering, PrincipalKind
+from extproc.ending import Observation
+from extproc.record import Admission
+from quota.limit import Limit, Unit, Window
+from quota.reservation import Claim, Demand, Settlement
+
+NOON_MS = 1_767_268_800_000  # 2026-01-01T12:00:00Z
+REQUEST_ID = "3f0d8a52-6a0c-4e57-9d2c-8a4f1f1f0a11"
+ORGANIZATION = "org_a"
+
+
+@dataclass(slots=True)
+class Clock:
+    """A clock that a test turns by hand, in milliseconds."""
+
+    ms: int = NOON_MS
+
+    def now_ms(self) -> int:
+        return self.ms
+
+    def now(self) -> float:
+        return self.ms / 1000
+
+
+def sliding(ceiling: int, *, seconds: int = 60, unit: Unit = Unit.REQUESTS, name: str = "sliding") -> Limit:
+    return Limit(name=name, unit=unit, window=Window.SLIDING, ceiling=ceiling, seconds=seconds)
+
+
+def tokens_a_day(ceiling: int, *, name: str = "tokens") -> Limit:
+    return Limit(name=name, unit=Unit.TOKENS, window=Window.CALENDAR_DAY, ceiling=ceiling)
+
+
+def slots(ceiling: int, *, name: str = "slots") -> Limit:
+    return Limit(name=name, unit=Unit.CONCURRENT_REQUESTS, window=Window.LEASE, ceiling=ceiling)
+
+
+def demand(limit: Limit, amount: int = 1, least: int | None = None, *, subject: str = "tenant:ten_a") -> Demand:
+    return Demand(limit=limit, subject=subject, amount=amount, least=amount if least is None else least)
+
+
+def claim(request_id: str, *demands: Demand, organization: str = ORGANIZATION, lease_ms: int = 60_000) -> Claim:
+    return Claim(
+        organization_id=organization,
+        request_id=request_id,
+        demands=demands,
+        admission=f"admission of {request_id}".encode(),
+        lease_ms=lease_ms,
+    )
+
+
+def settlement(request_id: str, tokens: int | None = None, **changes: Any) -> Settlement:
+    whole = {
+        "organization_id": ORGANIZATION,
+        "request_id": request_id,
+        "tokens": tokens,
+        "ending": f"ending of {request_id}".encode(),
+    }
+    return Settlement(**{**whole, **changes})
+
+
+def key_record(**changes: Any) -> KeyRecord:
+    whole = {
+        "id": "7Kq2mWZp4TsB",
+        "hash": bytes(32),
+        "revoked_at": None,
+        "expires_at": None,
+        "organization_id": ORGANIZATION,
+        "organization_suspended": False,
+        "tenant_id": "ten_a",
+        "tenant_suspended": False,
+        "plan": "free",
+        "limits": (),
+        "metering": Metering.NATIVE,
+    }
+    return KeyRecord(**{**whole, **changes})
+
+
+def grant(*limits: Limit, **changes: Any) -> Grant:
+    whole = {
+        "organization_id": ORGANIZATION,
+        "tenant_id": "ten_a",
+        "principal_id": "key_k",
+        "principal_kind": PrincipalKind.API_KEY,
+        "key_id": "k",
+        "plan": "free",
+        "limits": limits,
+    }
+    return Grant(**{**whole, **changes})
+
+
+def arrival(**changes: Any) -> Arrival:
+    whole = {"request_id": REQUEST_ID, "path": "/v1/chat/completions", "received_ms": NOON_MS}
+    return Arrival(**{**whole, **changes})
+
+
+def admission(**changes: Any) -> Admission:
+    """A streamed chat request of ten_a: 20 tokens in by estimate, 100 reserved for the answer."""
+    whole = Admission(
+        request_id=REQUEST_ID,
+        organization_id=ORGANIZATION,
+        tenant_id="ten_a",
+        principal_id="key_k",
+        key_id="k",
+        path="/v1/chat/completions",
+        model="demo",
+        stream=True,
+        metering="native",
+        received_ms=NOON_MS,
+        admitted_ms=NOON_MS + 2,
+        input_estimate=20,
+        output_reserved=100,
+    )
+    return msgspec.structs.replace(whole, **changes)
+
+
+def observation(**changes: Any) -> Observation:
+    """What the access log says of a whole stream of 12 events, whose usage the Router did not say."""
+    whole = {
+        "status": 200,
+        "details": "via_upstream",
+        "client_gone": False,
+        "passed": True,
+        "input_tokens": None,
+        "output_tokens": None,
+        "events": 12,
+        "response_bytes": 4096,
+        "first_event_ms": NOON_MS + 50,
+        "ended_ms": NOON_MS + 1000,
+    }
+    return Observation(**{**whole, **changes})
