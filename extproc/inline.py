@@ -7,6 +7,7 @@ from extproc import wire
 from extproc.sse import StreamMeter
 
 _EVENT_STREAM = b"text/event-stream"
+_EVERY = 8
 
 
 class InlineResponse:
@@ -18,7 +19,8 @@ class InlineResponse:
     def __init__(self, *, strip_usage: bool) -> None:
         self._strip_usage = strip_usage
         self._meter: StreamMeter | None = None
-        self._first_event_ms = 0
+        self._marked = 0
+        self._bytes = 0
 
     def headers(self, message: Any) -> bytes:
         """Answer for the response headers."""
@@ -31,10 +33,14 @@ class InlineResponse:
         """Answer for a piece of the response body; may take several messages."""
         piece = message.response_body
         passed = piece.body if self._meter is None else self._meter.feed(piece.body)
+        self._bytes += len(passed)
         return wire.pass_body(passed, end_of_stream=piece.end_of_stream, progress=self._progress(now_ms))
 
     def _progress(self, now_ms: int) -> dict[str, int]:
-        if self._meter is None or not self._meter.events:
+        """Marks as rare as those of meter.lua, and for the same reason."""
+        events = self._meter.events if self._meter is not None else 0
+        if events == self._marked or (events >= _EVERY and events - self._marked < _EVERY):
             return {}
-        self._first_event_ms = self._first_event_ms or now_ms
-        return {"events": self._meter.events, "first_event_ms": self._first_event_ms}
+        first = {} if self._marked else {"first_event_ms": now_ms}
+        self._marked = events
+        return {"events": events, "bytes": self._bytes, **first}

@@ -28,9 +28,9 @@ SERVICE_NAME = "envoy.service.ext_proc.v3.ExternalProcessor"
 # Four periodic access-log entries (envoy/envoy.yaml, access_log_flush_interval) may be lost before a lease runs out.
 LEASE_MS = 20_000
 _RETRY_AFTER_MS = 1000
-# A slot is freed a few milliseconds after the client has its answer. One that asks again at once, at its ceiling,
-# is given that time before it is refused.
-_SLOT_GRACE_SECONDS = 0.05
+# A slot is freed some milliseconds after the client has its answer: the access log comes in small batches. A client
+# that asks again at once, at its ceiling, is given that time before it is refused.
+_SLOT_GRACE_SECONDS = (0.03, 0.07)
 _MS_PER_SECOND = 1000
 
 
@@ -111,8 +111,10 @@ class ExternalProcessor:
 
     async def _take(self, claim: Claim) -> Reservation | Exceeded:
         outcome = await self._reservations.reserve(claim)
-        if isinstance(outcome, Exceeded) and outcome.limit.unit is Unit.CONCURRENT_REQUESTS:
-            await asyncio.sleep(_SLOT_GRACE_SECONDS)
+        for seconds in _SLOT_GRACE_SECONDS:
+            if not isinstance(outcome, Exceeded) or outcome.limit.unit is not Unit.CONCURRENT_REQUESTS:
+                break
+            await asyncio.sleep(seconds)
             outcome = await self._reservations.reserve(claim)
         return outcome
 

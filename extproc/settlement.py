@@ -9,6 +9,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from extproc import admission as admissions
 from extproc import ending as endings
@@ -21,6 +22,8 @@ RETRY_SECONDS = 0.25
 # What waits for Redis is bounded; beyond it the oldest is left to the sweeper.
 MAX_WAITING = 100_000
 _BATCH = 500
+_ABSENT = object()
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,8 @@ class Settler:
         self._now_ms = now_ms
         self._observe = observe
         self._closed: OrderedDict[str, _Closed] = OrderedDict()
+        # Ended here already, most often before their ext_proc streams closed: nothing is left to look after.
+        self._recent: OrderedDict[str, None] = OrderedDict()
         self._waiting: OrderedDict[str, _Operation] = OrderedDict()
         self._running: set[asyncio.Task[None]] = set()
 
@@ -68,7 +73,8 @@ class Settler:
 
     def settle(self, admission: Admission, ending: Ending) -> None:
         """Settle a request whose end is known."""
-        self._closed.pop(admission.request_id, None)
+        if self._closed.pop(admission.request_id, None) is None:
+            _remember(self._recent, admission.request_id, None)
         self._start(_Operation(admission, ending, settlement(admission, ending)))
 
     def settle_if_reserved(self, admission: Admission, ending: Ending) -> None:
@@ -81,9 +87,8 @@ class Settler:
 
     def stream_closed(self, admission: Admission) -> None:
         """The ext_proc stream of a request has ended; its access-log entry should come now."""
-        self._closed[admission.request_id] = _Closed(admission, self._now())
-        if len(self._closed) > MAX_WAITING:
-            self._closed.popitem(last=False)
+        if self._recent.pop(admission.request_id, _ABSENT) is _ABSENT:
+            _remember(self._closed, admission.request_id, _Closed(admission, self._now()))
 
     async def run(self) -> None:
         """Retry what waits and settle what has lost its log entry, until cancelled."""
@@ -122,9 +127,7 @@ class Settler:
         try:
             await self._perform(operation)
         except QuotaOutage:
-            self._waiting[request_id] = operation
-            if len(self._waiting) > MAX_WAITING:
-                self._waiting.popitem(last=False)
+            _remember(self._waiting, request_id, operation)
             return False
         self._waiting.pop(request_id, None)
         return True
@@ -156,6 +159,12 @@ class Settler:
                 break
             due.append(closed)
         return due
+
+
+def _remember(held: OrderedDict[str, _T], request_id: str, value: _T) -> None:
+    held[request_id] = value
+    if len(held) > MAX_WAITING:
+        held.popitem(last=False)
 
 
 def settlement(admission: Admission, ending: Ending, *, only_if_overdue: bool = False) -> Settlement:

@@ -140,8 +140,15 @@ class LogEntry:
 
     @property
     def events(self) -> int:
-        """How many events of the stream have passed."""
-        return self._number(STREAM_NAMESPACE, "events") or 0
+        """How many events of the stream have passed.
+
+        They are marked now and then, with the bytes up to there; what has passed since is as dense.
+        """
+        marked, marked_bytes = self._number(STREAM_NAMESPACE, "events"), self._number(STREAM_NAMESPACE, "bytes")
+        if not marked or not marked_bytes:
+            return 0
+        passed_bytes = int(self._entry.response.response_body_bytes)
+        return max(marked, round(marked * passed_bytes / marked_bytes))
 
     def observation(self) -> Observation:
         """What the entry says of the request's end."""

@@ -12,6 +12,7 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
+from quota.pipe import Argument, RedisPipe
 from quota.reservation import (
     Claim,
     Demand,
@@ -22,7 +23,7 @@ from quota.reservation import (
     SettledEvent,
     Settlement,
 )
-from quota.scripts import Argument, ScriptRunner, load
+from quota.scripts import Script, load, run
 
 SHARDS = 16
 _PREFIX = "igw1"
@@ -45,12 +46,17 @@ def _record(shard: int, request_id: str) -> str:
 
 
 class RedisReservations:
-    """Reservations that all workers share. No call waits longer than `deadline` seconds."""
+    """Reservations that all workers share. No call waits longer than `deadline` seconds.
+
+    They use one connection of their own, made as `redis` would make it.
+    """
 
     def __init__(self, redis: Redis, *, deadline: float) -> None:
-        self._redis = redis
-        self._deadline = deadline
-        self._scripts = ScriptRunner(redis, deadline=deadline)
+        self._pipe = RedisPipe(redis.connection_pool.make_connection, deadline=deadline)
+
+    async def aclose(self) -> None:
+        """Close the connection."""
+        await self._pipe.aclose()
 
     async def reserve(self, claim: Claim) -> Reservation | Exceeded:
         """See `Reservations.reserve`."""
@@ -60,7 +66,7 @@ class RedisReservations:
         for demand in claim.demands:
             keys.append(_key(shard, "limit", demand.subject, demand.limit.name))
             arguments += _demand_arguments(demand)
-        answer = await self._scripts.run(_RESERVE, keys, arguments)
+        answer = await self._run(_RESERVE, keys, arguments)
         if answer[0] == _TAKEN:
             return Reservation(at_ms=answer[1], taken=tuple(answer[2:]))
         _, index, used, retry_after_ms = answer
@@ -84,18 +90,20 @@ class RedisReservations:
         """See `Reservations.renew`."""
         shard = shard_of(organization_id)
         keys = [_record(shard, request_id), _key(shard, "leases")]
-        return bool(await self._scripts.run(_RENEW, keys, [request_id, lease_ms, events]))
+        return bool(await self._run(_RENEW, keys, [request_id, lease_ms, events]))
 
     async def open_among(self, requests: Sequence[tuple[str, str]]) -> list[bool]:
         """See `Reservations.open_among`."""
         try:
-            async with asyncio.timeout(self._deadline):
-                pipeline = self._redis.pipeline(transaction=False)
-                for organization_id, request_id in requests:
-                    pipeline.hget(_record(shard_of(organization_id), request_id), "state")
-                return [state == b"open" for state in await pipeline.execute()]
-        except (RedisError, OSError, TimeoutError) as error:
-            raise QuotaOutage(f"Redis could not be asked: {error}") from error
+            states = await asyncio.gather(
+                *(
+                    self._pipe.call("HGET", _record(shard_of(organization_id), request_id), "state")
+                    for organization_id, request_id in requests
+                )
+            )
+        except ResponseError as error:
+            raise QuotaOutage(f"Redis could not do it: {error}") from error
+        return [state == b"open" for state in states]
 
     async def overdue(self, *, limit: int) -> list[Overdue]:
         """See `Reservations.overdue`."""
@@ -103,17 +111,20 @@ class RedisReservations:
         return [found for answer in answers for found in answer][:limit]
 
     async def _overdue_in(self, shard: int, limit: int) -> list[Overdue]:
-        flat = await self._scripts.run(_OVERDUE, [_key(shard, "leases")], [limit, _record(shard, "")])
+        flat = await self._run(_OVERDUE, [_key(shard, "leases")], [limit, _record(shard, "")])
         rows = [flat[at : at + _OVERDUE_FIELDS] for at in range(0, len(flat), _OVERDUE_FIELDS)]
         return [
             Overdue(request_id=request_id.decode(), admission=admission, events=int(events))
             for request_id, admission, events in rows
         ]
 
+    async def _run(self, script: Script, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
+        return await run(self._pipe, script, keys, arguments)
+
     async def _end(self, organization_id: str, request_id: str, arguments: list[Argument]) -> bool:
         shard = shard_of(organization_id)
         keys = [_record(shard, request_id), _key(shard, "leases"), _key(shard, "events")]
-        return bool(await self._scripts.run(_SETTLE, keys, [request_id, *arguments]))
+        return bool(await self._run(_SETTLE, keys, [request_id, *arguments]))
 
 
 def _demand_arguments(demand: Demand) -> list[Argument]:

@@ -34,6 +34,9 @@ from store.database import DatabaseOutage, Pool, opened
 
 _BATCH = 100  # of each shard
 _WAIT_MS = 500
+# A batch costs a round of Redis and a commit of Postgres, however small it is: they are let grow.
+_GATHER_SECONDS = 0.1
+_EXPORT_SECONDS = 1.0
 _RETRY_SECONDS = 0.25
 _SWEEP_SECONDS = 2.0
 _REDIS_SECONDS = 5.0
@@ -53,8 +56,10 @@ class LedgerWriter:
         """Write until cancelled; an outage of Redis or Postgres is waited out."""
         while True:
             try:
-                await self.step()
+                rows = await self.step()
                 self._note(None)
+                if 0 < rows < _BATCH:
+                    await asyncio.sleep(_GATHER_SECONDS)
             except (QuotaOutage, DatabaseOutage) as outage:
                 self._note(outage)
                 self._events.read_again()
@@ -68,7 +73,6 @@ class LedgerWriter:
         rows = await self._write(batch)
         await self._events.acknowledge(batch)
         metrics.LEDGER_ROWS.inc(rows)
-        metrics.LEDGER_BACKLOG.set(await self._events.backlog())
         return rows
 
     async def _write(self, batch: list[SettledEvent]) -> int:
@@ -106,6 +110,14 @@ async def _sweep(reservations: RedisReservations, logger: Logger) -> None:
                 logger.warning("lost", action="request_lost", request_id=admission.request_id)
 
 
+async def _export_metrics(events: RedisSettledEvents) -> None:
+    while True:
+        await asyncio.sleep(_EXPORT_SECONDS)
+        metrics.flush()
+        with contextlib.suppress(QuotaOutage):
+            metrics.LEDGER_BACKLOG.set(await events.backlog())
+
+
 async def write(settings: Settings, logger: Logger) -> None:
     """Write the ledger until SIGTERM."""
     terminated = asyncio.Event()
@@ -117,10 +129,19 @@ async def write(settings: Settings, logger: Logger) -> None:
     reservations = RedisReservations(redis, deadline=_REDIS_SECONDS)
     settler = Settler(reservations, now=time.monotonic, now_ms=_now_ms, observe=metrics.observe_settlement)
     server = _access_log_server(settings, reservations, settler, logger)
-    async with opened(settings.database_url.get_secret_value()) as pool, contextlib.aclosing(redis):
+    async with (
+        opened(settings.database_url.get_secret_value()) as pool,
+        contextlib.aclosing(redis),
+        contextlib.aclosing(reservations),
+    ):
         await server.start()
-        work = LedgerWriter(events, pool, logger).run(), _sweep(reservations, logger), settler.run()
-        await _until(terminated, *work)
+        await _until(
+            terminated,
+            LedgerWriter(events, pool, logger).run(),
+            _sweep(reservations, logger),
+            settler.run(),
+            _export_metrics(events),
+        )
         await server.stop(0)
         await settler.finish()
 

@@ -4,6 +4,7 @@ Each process keeps its numbers in files of PROMETHEUS_MULTIPROC_DIR; `serve` add
 never a label: their number is not bounded.
 """
 
+from collections import Counter as Tally
 from collections.abc import Callable
 
 from prometheus_client import Counter, Gauge
@@ -34,23 +35,35 @@ LEDGER_BACKLOG = Gauge(
     "gateway_ledger_backlog", "Settled requests that are not in the ledger yet.", multiprocess_mode="livemostrecent"
 )
 
+# Counting in a dictionary costs a tenth of a labelled counter in a shared file: requests count here, and `flush`
+# carries the sums over once a second.
+_tally: Tally[tuple[Counter, tuple[str, ...]]] = Tally()
+
 
 def observe_check(outcome: Grant | Refusal) -> None:
     """Count a decision of ext_authz."""
-    CHECKS.labels(outcome.reason.code if isinstance(outcome, Refusal) else GRANTED).inc()
+    _tally[CHECKS, (outcome.reason.code if isinstance(outcome, Refusal) else GRANTED,)] += 1
 
 
 def observe_admission(outcome: Admission | Refusal) -> None:
     """Count a decision of ext_proc."""
-    ADMISSIONS.labels(outcome.reason.code if isinstance(outcome, Refusal) else ADMITTED).inc()
+    _tally[ADMISSIONS, (outcome.reason.code if isinstance(outcome, Refusal) else ADMITTED,)] += 1
 
 
 def observe_settlement(admission: Admission, ending: Ending) -> None:
     """Count a settled request."""
     del admission
-    REQUESTS.labels(ending.state.value, ending.cause.value, ending.usage_source.value).inc()
-    TOKENS.labels("input", ending.usage_source.value).inc(ending.input_tokens)
-    TOKENS.labels("output", ending.usage_source.value).inc(ending.output_tokens)
+    _tally[REQUESTS, (ending.state.value, ending.cause.value, ending.usage_source.value)] += 1
+    _tally[TOKENS, ("input", ending.usage_source.value)] += ending.input_tokens
+    _tally[TOKENS, ("output", ending.usage_source.value)] += ending.output_tokens
+
+
+def flush() -> None:
+    """Carry what was counted since the last call over to Prometheus."""
+    counted = dict(_tally)
+    _tally.clear()
+    for (metric, labels), amount in counted.items():
+        metric.labels(*labels).inc(amount)
 
 
 def error_observer(log: Callable[[Exception], None]) -> Callable[[Exception], None]:

@@ -29,7 +29,7 @@ from sidecar.sockets import worker_socket
 from store.database import opened
 from store.directory import IdentityListener, PostgresDirectory
 
-_GAUGE_SECONDS = 1.0
+_EXPORT_SECONDS = 1.0
 # Less than Envoy waits for Check (envoy/envoy.yaml), so that the caller is told which part is away.
 _DIRECTORY_SECONDS = 1.0
 _MS_PER_SECOND = 1000
@@ -50,10 +50,14 @@ async def _background(*coroutines: object) -> AsyncIterator[None]:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _export_gauges(settler: Settler) -> None:
-    while True:
-        metrics.SETTLEMENTS_WAITING.set(settler.waiting)
-        await asyncio.sleep(_GAUGE_SECONDS)
+async def _export_metrics(settler: Settler) -> None:
+    try:
+        while True:
+            await asyncio.sleep(_EXPORT_SECONDS)
+            metrics.SETTLEMENTS_WAITING.set(settler.waiting)
+            metrics.flush()
+    finally:
+        metrics.flush()
 
 
 async def work(settings: Settings, index: int, logger: Logger) -> None:
@@ -63,7 +67,7 @@ async def work(settings: Settings, index: int, logger: Logger) -> None:
     redis = redis_client.connect(settings, wait_seconds=settings.quota_deadline_seconds)
     reservations = RedisReservations(redis, deadline=settings.quota_deadline_seconds)
     settler = Settler(reservations, now=time.monotonic, now_ms=_now_ms, observe=metrics.observe_settlement)
-    async with opened(dsn) as pool, contextlib.aclosing(redis):
+    async with opened(dsn) as pool, contextlib.aclosing(redis), contextlib.aclosing(reservations):
         directory = CachedDirectory(PostgresDirectory(pool, deadline_seconds=_DIRECTORY_SECONDS), now=time.monotonic)
         listener = IdentityListener(dsn, directory.announce_change)
         authorization = Authorization(
@@ -82,7 +86,7 @@ async def work(settings: Settings, index: int, logger: Logger) -> None:
             max_body_bytes=settings.max_body_bytes,
             observe_error=observe_error,
         )
-        async with _background(listener.run(), settler.run(), _export_gauges(settler)):
+        async with _background(listener.run(), settler.run(), _export_metrics(settler)):
             await _serve(server, health, settings.drain_seconds, logger)
             await settler.finish()
 

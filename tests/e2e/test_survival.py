@@ -114,7 +114,6 @@ async def test_both_workers_killed_cut_no_stream_and_let_nobody_in(
     for pid in gateway.pids("sidecar.worker"):
         os.kill(pid, signal.SIGKILL)
     refused = await _post(client)
-    print("PIDS", gateway.pids("sidecar.worker"), gateway.lines[-20:], refused.headers)
     assert refused.status_code == 503
     assert refused.json()["error"]["code"] == "gateway_unavailable"
     assert refused.headers["retry-after"] == "1"

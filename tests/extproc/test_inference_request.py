@@ -115,8 +115,8 @@ def test_what_is_json_but_no_object_has_the_wrong_shape(body: bytes) -> None:
         b"}",
         b"{'model': 'm'}",
         b'{"model":"m",}',
-        b'{"model":"m"}{"model":"m"}',
-        b'{"model":"m"} x',
+        _body(Dialect.OPENAI_CHAT) * 2,
+        _body(Dialect.OPENAI_CHAT) + b" x",
         b"\xef\xbb\xbf" + _body(Dialect.OPENAI_CHAT),  # a byte order mark, RFC 8259 section 8.1
         _body(Dialect.OPENAI_CHAT).decode().encode("utf-16"),
         b'{"model":"\xff"}',

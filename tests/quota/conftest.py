@@ -40,4 +40,5 @@ async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
     server: OwnRedis = request.getfixturevalue("redis_server")
     async with Redis.from_url(server.url) as client:
         await client.flushdb()
-        yield over(client)
+        async with over(client) as world:
+            yield world

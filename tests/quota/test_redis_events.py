@@ -6,10 +6,10 @@ from collections.abc import Iterable
 import pytest
 from redis.asyncio import Redis
 
-from quota.redis import SHARDS, RedisReservations, RedisSettledEvents, shard_of
+from quota.redis import SHARDS, RedisSettledEvents, shard_of
 from quota.reservation import QuotaOutage, SettledEvent
 from tests.quota.own_redis import OwnRedis
-from tests.quota.worlds import PATIENT_SECONDS, all_events
+from tests.quota.worlds import all_events, reserving
 from tests.support.values import settlement
 
 # One organization for each shard.
@@ -17,13 +17,13 @@ ORGANIZATIONS = {shard_of(f"org_{number}"): f"org_{number}" for number in range(
 
 
 async def _settle(redis: Redis, names: Iterable[str], *, organization: str = "org_a") -> None:
-    reservations = RedisReservations(redis, deadline=PATIENT_SECONDS)
-    await asyncio.gather(
-        *(
-            reservations.settle(settlement(name, organization_id=organization, admission=name.encode()))
-            for name in names
+    async with reserving(redis) as reservations:
+        await asyncio.gather(
+            *(
+                reservations.settle(settlement(name, organization_id=organization, admission=name.encode()))
+                for name in names
+            )
         )
-    )
 
 
 async def _some(events: RedisSettledEvents, *, count: int = 100, rounds: int = 2) -> list[SettledEvent]:

@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections import Counter
+from collections.abc import AsyncIterator
 
 import pytest
 from redis.asyncio import Redis
@@ -10,7 +11,7 @@ from redis.asyncio import Redis
 from quota.redis import SHARDS, RedisReservations, shard_of
 from quota.reservation import Exceeded, Reservation, Reservations
 from tests.quota.own_redis import OwnRedis
-from tests.quota.worlds import PATIENT_SECONDS, used
+from tests.quota.worlds import reserving, used
 from tests.support.values import claim, demand, settlement, sliding, slots, tokens_a_day
 
 CEILING = 50
@@ -20,8 +21,8 @@ CEILING = 50
 async def test_many_clients_at_once_are_admitted_up_to_the_ceiling_and_no_further(
     redis_server: OwnRedis, redis: Redis, limit: object
 ) -> None:
-    async with Redis.from_url(redis_server.url) as other:
-        clients = [RedisReservations(client, deadline=PATIENT_SECONDS) for client in (redis, other)]
+    async with Redis.from_url(redis_server.url) as other, reserving(redis) as one, reserving(other) as two:
+        clients = (one, two)
         answers = await asyncio.gather(
             *(clients[number % 2].reserve(claim(f"r{number}", demand(limit))) for number in range(200))  # type: ignore[arg-type]
         )
@@ -43,15 +44,13 @@ async def test_slots_that_come_and_go_at_once_are_never_too_many(redis_server: O
             running -= 1
             assert await reservations.settle(settlement(name))
 
-    async with Redis.from_url(redis_server.url) as other:
-        clients = [RedisReservations(client, deadline=PATIENT_SECONDS) for client in (redis, other)]
-        await asyncio.gather(*(request(clients[number % 2], number) for number in range(60)))
+    async with Redis.from_url(redis_server.url) as other, reserving(redis) as one, reserving(other) as two:
+        await asyncio.gather(*(request((one, two)[number % 2], number) for number in range(60)))
+        assert await used(one, limit) == 0
     assert 1 <= most <= 5
-    assert await used(clients[0], limit) == 0
 
 
-async def test_all_keys_of_an_organization_share_one_hash_tag(redis: Redis) -> None:
-    reservations = RedisReservations(redis, deadline=PATIENT_SECONDS)
+async def test_all_keys_of_an_organization_share_one_hash_tag(redis: Redis, reservations: RedisReservations) -> None:
     demands = (demand(sliding(9)), demand(tokens_a_day(900), 7), demand(slots(9)))
     for organization in ("org_a", "org_b", "org_{evil}", "org}x{"):
         await redis.flushdb()
@@ -65,20 +64,26 @@ async def test_all_keys_of_an_organization_share_one_hash_tag(redis: Redis) -> N
         assert all(key.startswith("igw1:{") for key in keys)
 
 
-async def test_every_key_expires_by_itself_but_the_events_and_leases(redis: Redis) -> None:
-    reservations = RedisReservations(redis, deadline=PATIENT_SECONDS)
+async def test_every_key_expires_by_itself_but_the_events_and_leases(
+    redis: Redis, reservations: RedisReservations
+) -> None:
     await reservations.reserve(claim("open", demand(sliding(9)), demand(tokens_a_day(900), 7), demand(slots(9))))
     await reservations.settle(settlement("settled", admission=b"x"))
     lasting = {key.decode().rpartition(":")[2] for key in await redis.keys() if await redis.ttl(key) < 0}
     assert lasting == {"leases", "events"}
 
 
-async def test_the_lease_of_a_record_that_is_gone_is_dropped(redis: Redis) -> None:
-    reservations = RedisReservations(redis, deadline=PATIENT_SECONDS)
+async def test_the_lease_of_a_record_that_is_gone_is_dropped(redis: Redis, reservations: RedisReservations) -> None:
     await reservations.reserve(claim("lost", lease_ms=0))
     await redis.delete(f"igw1:{{{shard_of('org_a'):02}}}:request:lost")
     assert await reservations.overdue(limit=10) == []
     assert await redis.zcard(f"igw1:{{{shard_of('org_a'):02}}}:leases") == 0
+
+
+@pytest.fixture
+async def reservations(redis: Redis) -> AsyncIterator[RedisReservations]:
+    async with reserving(redis) as reservations:
+        yield reservations
 
 
 @pytest.mark.parametrize(("organization", "shard"), [("org_a", 6), ("org_b", 12), ("", 0), ("org_\N{SNOWMAN}", 7)])

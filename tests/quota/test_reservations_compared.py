@@ -44,6 +44,7 @@ class Compared(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         self.runner.run(self._compare_events())
+        self.runner.run(self.redis.aclose())
         self.runner.run(self.client.aclose())
         self.runner.close()
 

@@ -1,6 +1,8 @@
 """The two who keep the promise of `quota.reservation`, each with its clock: in memory, and over a real Redis."""
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -73,12 +75,15 @@ def in_memory() -> MemoryWorld:
     return MemoryWorld(clock, MemoryReservations(clock.now_ms))
 
 
-def over(redis: Redis) -> RedisWorld:
-    return RedisWorld(
-        redis,
-        RedisReservations(redis, deadline=PATIENT_SECONDS),
-        RedisSettledEvents(redis, consumer="reader"),
-    )
+@contextlib.asynccontextmanager
+async def over(redis: Redis) -> AsyncIterator[RedisWorld]:
+    async with reserving(redis) as reservations:
+        yield RedisWorld(redis, reservations, RedisSettledEvents(redis, consumer="reader"))
+
+
+def reserving(redis: Redis, *, deadline: float = PATIENT_SECONDS) -> contextlib.aclosing[RedisReservations]:
+    """Reservations that are closed at the end of the block."""
+    return contextlib.aclosing(RedisReservations(redis, deadline=deadline))
 
 
 async def used(reservations: Reservations, limit: Limit, *, organization: str = "org_a") -> int:

@@ -1,0 +1,82 @@
+"""Reservations in memory that are out when the test says so, and with them whoever settles."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from extproc.record import Admission, Ending
+from extproc.settlement import Settler
+from quota.memory import MemoryReservations
+from quota.reservation import Claim, Exceeded, Overdue, QuotaOutage, Reservation, Settlement
+from tests.support.values import Clock
+
+
+@dataclass(slots=True)
+class FlakyReservations:
+    """`out`: nothing is asked. `deaf`: it is done, and the answer is lost. `held`: calls wait until it is set."""
+
+    kept: MemoryReservations
+    out: bool = False
+    deaf: bool = False
+    held: asyncio.Event | None = None
+    asked: list[str] = field(default_factory=list)
+
+    async def reserve(self, claim: Claim) -> Reservation | Exceeded:
+        await self._begin("reserve")
+        answer = await self.kept.reserve(claim)
+        self._end()
+        return answer
+
+    async def settle(self, settlement: Settlement) -> bool:
+        await self._begin("settle")
+        answer = await self.kept.settle(settlement)
+        self._end()
+        return answer
+
+    async def release(self, organization_id: str, request_id: str) -> bool:
+        await self._begin("release")
+        answer = await self.kept.release(organization_id, request_id)
+        self._end()
+        return answer
+
+    async def renew(self, organization_id: str, request_id: str, *, lease_ms: int, events: int) -> bool:
+        await self._begin("renew")
+        return await self.kept.renew(organization_id, request_id, lease_ms=lease_ms, events=events)
+
+    async def open_among(self, requests: Sequence[tuple[str, str]]) -> list[bool]:
+        await self._begin("open_among")
+        return await self.kept.open_among(requests)
+
+    async def overdue(self, *, limit: int) -> list[Overdue]:
+        await self._begin("overdue")
+        return await self.kept.overdue(limit=limit)
+
+    async def _begin(self, name: str) -> None:
+        self.asked.append(name)
+        if self.held is not None:
+            await self.held.wait()
+        if self.out:
+            raise QuotaOutage("out")
+
+    def _end(self) -> None:
+        if self.deaf:
+            raise QuotaOutage("the answer is lost")
+
+
+@dataclass(slots=True)
+class Settling:
+    """A Settler over reservations in memory, one clock for all, and what was observed."""
+
+    clock: Clock = field(default_factory=Clock)
+    observed: list[tuple[Admission, Ending]] = field(default_factory=list)
+    flaky: FlakyReservations = field(init=False)
+    settler: Settler = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.flaky = FlakyReservations(MemoryReservations(self.clock.now_ms))
+        self.settler = Settler(
+            self.flaky,
+            now=self.clock.now,
+            now_ms=self.clock.now_ms,
+            observe=lambda admission, ending: self.observed.append((admission, ending)),
+        )

@@ -1,0 +1,213 @@
+"""The access log, bytes in: the last entry settles, the periodic ones keep the lease, and nothing unreadable stops it."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import pytest
+from envoy_data_plane.envoy.data.accesslog import v3 as data
+
+from extproc import admission as admissions
+from extproc import ending as endings
+from extproc.access_log import SERVICE_NAME, AccessLog
+from extproc.lifecycle import Cause, State
+from extproc.process import LEASE_MS
+from extproc.record import Admission, Ending, UsageSource
+from tests.extproc import envoy_messages as envoy
+from tests.extproc.flaky_reservations import Settling
+from tests.extproc.memory_stream import MemoryStream
+from tests.support.values import NOON_MS, REQUEST_ID, admission, arrival, demand, grant, slots, tokens_a_day
+
+TOKENS, SLOTS = tokens_a_day(1000), slots(3)
+ADMITTED = {"gateway.admission": {"admitted": "yes", "record": admissions.encode(admission()).decode()}}
+CHECKED = envoy.beside(grant(TOKENS, SLOTS), arrival())
+CLIENT_GONE = data.ResponseFlags(downstream_connection_termination=True)
+
+
+@dataclass(slots=True)
+class Logging:
+    """An AccessLog over reservations in memory, which hold the request of the entries."""
+
+    settling: Settling = field(default_factory=Settling)
+    errors: list[Exception] = field(default_factory=list)
+
+    async def reserve(self, *, lease_ms: int = LEASE_MS) -> None:
+        asked = admissions.claim(grant(TOKENS, SLOTS), admission(), output_named=True, lease_ms=lease_ms)
+        await self.settling.flaky.kept.reserve(asked)
+
+    async def take(self, *entries: data.HttpAccessLogEntry) -> None:
+        stream = MemoryStream()
+        log = AccessLog(self.settling.flaky, self.settling.settler, observe_error=self.errors.append)
+        service = log.service()
+        assert service.name == SERVICE_NAME
+        # As Envoy does: an identifier first, then an entry a message, or several.
+        stream.put(b"", *(envoy.log_message(entry) for entry in entries), envoy.log_message(*entries))
+        stream.end()
+        async with asyncio.timeout(10):
+            await service.streams["StreamAccessLogs"](stream)
+        await self.settling.settler.finish()
+        assert not stream.written
+
+    async def settled(self) -> list[tuple[Admission, Ending]]:
+        return [
+            (admissions.decode(event.admission), endings.decode(event.ending))
+            for event in await self.settling.flaky.kept.read(count=100, wait_ms=0)
+        ]
+
+    def held(self) -> tuple[int, int]:
+        kept = self.settling.flaky.kept
+        return kept.used(demand(TOKENS)), kept.used(demand(SLOTS))
+
+
+@pytest.fixture
+def logging() -> Logging:
+    return Logging()
+
+
+async def test_the_last_entry_settles_the_request_with_what_envoy_saw(logging: Logging) -> None:
+    await logging.reserve()
+    usage = {"gateway.usage": {"input": 7.0, "output": 30.0}}
+    stream = {"gateway.stream": {"events": 32.0, "first_event_ms": float(NOON_MS + 77)}}
+    await logging.take(envoy.log_entry(response_bytes=4096, namespaces={**CHECKED, **ADMITTED, **usage, **stream}))
+    [(admitted, ending)] = await logging.settled()
+    assert admitted == admission()
+    assert ending == Ending(
+        state=State.COMPLETED,
+        cause=Cause.FINISHED,
+        status=200,
+        input_tokens=7,
+        output_tokens=30,
+        usage_source=UsageSource.EXACT,
+        events=32,
+        response_bytes=4096,
+        first_event_ms=NOON_MS + 77,
+        ended_ms=NOON_MS + 250 + 1500,
+    )
+    assert logging.held() == (37, 0)
+
+
+@pytest.mark.parametrize(
+    ("usage", "found"),
+    [
+        ({}, (20, 5, UsageSource.ESTIMATED)),
+        ({"gateway.usage": {}}, (20, 5, UsageSource.ESTIMATED)),
+        ({"gateway.usage": {"input": 0.0, "output": 0.0}}, (0, 0, UsageSource.EXACT)),
+        ({"gateway.usage": {"output": 9.0}}, (0, 9, UsageSource.EXACT)),
+        ({"gateway.usage": {"input": -1.0}}, (20, 5, UsageSource.ESTIMATED)),
+        ({"gateway.usage": {"input": 1e300}}, (20, 5, UsageSource.ESTIMATED)),
+        ({"gateway.usage": {"input": float("nan")}}, (20, 5, UsageSource.ESTIMATED)),
+        ({"gateway.usage": {"input": float("inf"), "output": -5.0}}, (20, 5, UsageSource.ESTIMATED)),
+        ({"gateway.usage": {"input": "many", "output": "more"}}, (20, 5, UsageSource.ESTIMATED)),
+        ({"gateway.usage": {"input": 7.9, "output": 2.0}}, (7, 2, UsageSource.EXACT)),
+    ],
+)
+async def test_usage_is_what_the_router_said_if_it_is_a_number(
+    logging: Logging, usage: Mapping[str, Any], found: tuple[int, int, UsageSource]
+) -> None:
+    await logging.reserve()
+    await logging.take(envoy.log_entry(namespaces={**ADMITTED, "gateway.stream": {"events": 5.0}, **usage}))
+    [(_, ending)] = await logging.settled()
+    assert (ending.input_tokens, ending.output_tokens, ending.usage_source) == found
+
+
+@pytest.mark.parametrize("flag", ["downstream_connection_termination", "downstream_remote_reset"])
+async def test_a_client_that_left_is_seen_by_either_flag(logging: Logging, flag: str) -> None:
+    await logging.reserve()
+    await logging.take(envoy.log_entry(flags=data.ResponseFlags(**{flag: True}), namespaces=ADMITTED))
+    [(_, ending)] = await logging.settled()
+    assert ending.state is State.CANCELLED
+
+
+async def test_an_end_whose_reservation_is_lost_is_settled_from_the_entry_alone(logging: Logging) -> None:
+    await logging.take(envoy.log_entry(namespaces=ADMITTED))
+    assert [admitted for admitted, _ in await logging.settled()] == [admission()]
+
+
+async def test_a_sign_of_life_keeps_the_lease_and_notes_the_progress(logging: Logging) -> None:
+    await logging.reserve(lease_ms=1000)
+    logging.settling.clock.ms += 900
+    progress = {"gateway.stream": {"events": 8.0}}
+    await logging.take(envoy.log_entry(kind=5, namespaces={**ADMITTED, **progress}))
+    logging.settling.clock.ms += LEASE_MS - 1
+    assert await logging.settling.flaky.overdue(limit=10) == []
+    logging.settling.clock.ms += 1
+    assert [late.events for late in await logging.settling.flaky.overdue(limit=10)] == [8]
+    assert await logging.settled() == []
+
+
+async def test_a_sign_of_life_during_an_outage_is_let_go(logging: Logging) -> None:
+    await logging.reserve()
+    logging.settling.flaky.out = True
+    await logging.take(envoy.log_entry(kind=5, namespaces=ADMITTED))
+    assert logging.errors == []
+
+
+@pytest.mark.parametrize("kind", [0, 1, 2, 3, 4, 7, 8, 9, 10])
+async def test_entries_of_other_kinds_say_nothing(logging: Logging, kind: int) -> None:
+    await logging.reserve()
+    await logging.take(envoy.log_entry(kind=kind, namespaces=ADMITTED))
+    assert await logging.settled() == []
+    assert logging.settling.flaky.asked == []
+
+
+@pytest.mark.parametrize("reserved", [True, False])
+async def test_who_left_before_process_had_answered_is_settled_only_if_room_was_taken(
+    logging: Logging, *, reserved: bool
+) -> None:
+    if reserved:
+        await logging.reserve()
+    gone = envoy.log_entry(status=0, details="downstream_remote_disconnect", flags=CLIENT_GONE, namespaces=CHECKED)
+    await logging.take(gone)
+    assert logging.held() == (0, 0)
+    settled = await logging.settled()
+    assert [(admitted.request_id, ending.state) for admitted, ending in settled] == (
+        [(REQUEST_ID, State.CANCELLED)] if reserved else []
+    )
+    if reserved:
+        assert settled[0][0] == admission(), "the store's own record wins"
+
+
+async def test_who_was_refused_by_a_dead_sidecar_is_settled_if_room_was_taken(logging: Logging) -> None:
+    await logging.reserve()
+    await logging.take(envoy.log_entry(status=503, details="rbac_access_denied", namespaces=CHECKED))
+    [(_, ending)] = await logging.settled()
+    assert (ending.cause, ending.input_tokens, ending.output_tokens) == (Cause.GATEWAY_ERROR, 0, 0)
+    assert logging.held() == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("details", "namespaces"),
+    [
+        ("sidecar_rate_limit_exceeded", CHECKED),  # Process refused
+        ("ext_authz_denied", {}),  # Check refused
+        ("request_payload_too_large", {}),
+        ("direct_response", {}),
+    ],
+)
+async def test_who_was_refused_is_not_settled(
+    logging: Logging, details: str, namespaces: Mapping[str, Mapping[str, str | float]]
+) -> None:
+    await logging.take(envoy.log_entry(status=400, details=details, namespaces=namespaces))
+    assert logging.settling.flaky.asked == []
+    assert logging.errors == []
+
+
+@pytest.mark.parametrize(
+    "namespaces",
+    [
+        {"gateway.admission": {"record": "{}"}},
+        {"gateway.admission": {"record": "nonsense"}},
+        {envoy.AUTHZ: {"grant": "nonsense"}},
+        {envoy.AUTHZ: {**CHECKED[envoy.AUTHZ], "arrival": ""}},
+    ],
+)
+async def test_an_entry_that_cannot_be_read_is_told_and_the_next_is_taken(
+    logging: Logging, namespaces: Mapping[str, Mapping[str, str | float]]
+) -> None:
+    await logging.reserve()
+    await logging.take(envoy.log_entry(namespaces=namespaces), envoy.log_entry(namespaces=ADMITTED))
+    assert len(await logging.settled()) == 1
+    assert logging.errors
+    assert all(isinstance(error, msgspec.DecodeError) for error in logging.errors)

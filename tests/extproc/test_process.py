@@ -1,0 +1,392 @@
+"""Process, bytes to bytes over a stream in memory: who is admitted, what is refused, and what becomes of the slot."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from authz.grant import Grant, Metering
+from authz.refusal import Reason, Refusal
+from extproc import admission as admissions
+from extproc import process
+from extproc.ending import read
+from extproc.process import LEASE_MS, SERVICE_NAME, ExternalProcessor
+from extproc.record import Admission
+from tests.extproc import envoy_messages as envoy
+from tests.extproc.flaky_reservations import Settling
+from tests.extproc.memory_stream import MemoryStream
+from tests.support.values import (
+    NOON_MS,
+    REQUEST_ID,
+    admission,
+    arrival,
+    demand,
+    grant,
+    observation,
+    sliding,
+    slots,
+    tokens_a_day,
+)
+
+TOKENS, SLOTS = tokens_a_day(1000), slots(1)
+CHAT = {"model": "demo", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 100}
+SSE = b'data: {"choices":[{"delta":{"content":"x"}}]}\n\n'
+USAGE = b'data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2}}\n\n'
+
+
+@dataclass(slots=True)
+class Processing:
+    """An ExternalProcessor over reservations in memory."""
+
+    settling: Settling = field(default_factory=Settling)
+    observed: list[Admission | Refusal] = field(default_factory=list)
+    processor: ExternalProcessor = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.processor = ExternalProcessor(
+            self.settling.flaky, self.settling.settler, now=self.settling.clock.now, observe=self.observed.append
+        )
+
+    @contextlib.asynccontextmanager
+    async def stream(self) -> AsyncIterator[MemoryStream]:
+        """One ext_proc stream, which Envoy ends at the end of the block."""
+        stream = MemoryStream()
+        handler = self.processor.service().streams["Process"]
+        task = asyncio.create_task(handler(stream))  # type: ignore[arg-type]
+        task.add_done_callback(lambda _: stream.close())
+        try:
+            yield stream
+            stream.end()
+            async with asyncio.timeout(10):
+                await task
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    def held(self) -> tuple[int, int]:
+        kept = self.settling.flaky.kept
+        return kept.used(demand(TOKENS)), kept.used(demand(SLOTS))
+
+
+@pytest.fixture
+def processing() -> Processing:
+    return Processing()
+
+
+def _asked(body: Any = None, *, grant_of: Grant | None = None, **changes: Any) -> Any:
+    raw = body if isinstance(body, bytes) else json.dumps(CHAT if body is None else body).encode()
+    return envoy.request_body(raw, envoy.beside(grant_of or grant(TOKENS, SLOTS), arrival(**changes)))
+
+
+def _refused(raw: bytes, reason: Reason) -> dict[str, Any]:
+    answer = envoy.read(raw).immediate_response
+    assert int(answer.status.code) == reason.status
+    assert answer.details == f"sidecar_{reason.code}"
+    error: dict[str, Any] = json.loads(answer.body)["error"]
+    assert error["code"] == reason.code
+    headers = {option.header.key: option.header.raw_value.decode() for option in answer.headers.set_headers}
+    assert headers["content-type"] == "application/json"
+    # ext_proc reads `raw_value`; a `value` would give an empty header.
+    assert not any(option.header.value for option in answer.headers.set_headers)
+    return {**error, "headers": headers}
+
+
+def _marks(raw: bytes) -> dict[str, str]:
+    fields = envoy.read(raw).dynamic_metadata.fields["gateway.admission"].struct_value.fields
+    return {name: value.string_value for name, value in fields.items()}
+
+
+def test_the_service_is_envoys() -> None:
+    service = Processing().processor.service()
+    assert (service.name, set(service.streams), dict(service.unary)) == (SERVICE_NAME, {"Process"}, {})
+
+
+async def test_a_request_with_room_is_admitted_with_its_record_and_no_change(processing: Processing) -> None:
+    async with processing.stream() as stream:
+        stream.put(_asked())
+        raw = await stream.answer()
+        assert processing.held() == (processing_estimate() + 100, 1)
+    answer = envoy.read(raw)
+    assert answer.request_body.response.body_mutation is None
+    assert answer.immediate_response is None
+    marks = _marks(raw)
+    record = admissions.decode(marks.pop("record"))
+    assert marks == {"admitted": "yes"}
+    assert record == admission(
+        stream=False, input_estimate=processing_estimate(), admitted_ms=NOON_MS, output_reserved=100
+    )
+    assert processing.observed == [record]
+
+
+def processing_estimate() -> int:
+    return -(-len(json.dumps(CHAT)) // 4)
+
+
+async def test_a_stream_is_asked_for_usage_that_will_be_removed(processing: Processing) -> None:
+    async with processing.stream() as stream:
+        stream.put(_asked({**CHAT, "stream": True}))
+        raw = await stream.answer()
+    sent = json.loads(envoy.read(raw).request_body.response.body_mutation.body)
+    assert sent == {**CHAT, "stream": True, "stream_options": {"include_usage": True}}
+    assert _marks(raw)["strip_usage"] == "yes"
+
+
+async def test_the_body_is_whole_without_end_of_stream_when_trailers_follow(processing: Processing) -> None:
+    message = envoy.request_body(
+        json.dumps(CHAT).encode(), envoy.beside(grant(TOKENS, SLOTS), arrival()), end_of_stream=False
+    )
+    async with processing.stream() as stream:
+        stream.put(message)
+        assert _marks(await stream.answer())["admitted"] == "yes"
+
+
+@pytest.mark.parametrize(
+    ("body", "reason", "param"),
+    [
+        (b"", Reason.INVALID_JSON, None),
+        (b"{", Reason.INVALID_JSON, None),
+        (b"[]", Reason.INVALID_BODY, None),
+        ({**CHAT, "model": 4}, Reason.INVALID_BODY, "model"),
+        ({"model": "m", "messages": []}, Reason.INVALID_BODY, "messages"),
+        (b"[" * 10_000, Reason.INVALID_BODY, None),
+    ],
+)
+async def test_a_bad_body_is_refused_and_takes_nothing(
+    processing: Processing, body: Any, reason: Reason, param: str | None
+) -> None:
+    async with processing.stream() as stream:
+        stream.put(_asked(body))
+        error = _refused(await stream.answer(), reason)
+    assert (error["param"], error["request_id"]) == (param, REQUEST_ID)
+    assert processing.held() == (0, 0)
+    assert processing.settling.flaky.asked == []
+    assert isinstance(processing.observed[0], Refusal)
+
+
+async def test_a_body_nested_beyond_all_reason_is_refused_like_any_other(processing: Processing) -> None:
+    async with processing.stream() as stream:
+        stream.put(_asked(json.dumps(CHAT).encode()[:-1] + b',"x":' + b"[" * 10_000 + b"]" * 10_000 + b"}"))
+        answer = envoy.read(await stream.answer()).immediate_response
+        assert int(answer.status.code) == 400
+
+
+async def test_the_body_of_infer_has_the_shape_of_infer(processing: Processing) -> None:
+    async with processing.stream() as stream:
+        stream.put(_asked({"model": "m", "input": "x"}, path="/v1/infer"))
+        assert _marks(await stream.answer())["admitted"] == "yes"
+
+
+async def test_a_request_without_a_grant_is_refused(processing: Processing) -> None:
+    async with processing.stream() as stream:
+        stream.put(envoy.request_body(json.dumps(CHAT).encode(), {}))
+        _refused(await stream.answer(), Reason.MISSING_CREDENTIALS)
+    assert processing.held() == (0, 0)
+
+
+async def test_a_full_window_is_told_with_the_time_to_retry(processing: Processing) -> None:
+    limited = grant(sliding(1, name="requests_per_minute"))
+    async with processing.stream() as first:
+        first.put(_asked(grant_of=limited))
+        await first.answer()
+    async with processing.stream() as second:
+        second.put(_asked(grant_of=limited, request_id="other"))
+        error = _refused(await second.answer(), Reason.RATE_LIMIT_EXCEEDED)
+    assert error["details"] == {"limit": "requests_per_minute", "ceiling": 1, "used": 1}
+    retry_ms = int(error["headers"]["retry-after-ms"])
+    assert 60_000 <= retry_ms <= 61_000
+    assert error["headers"]["retry-after"] == str(-(-retry_ms // 1000))
+
+
+async def test_a_request_larger_than_its_limit_is_told_so_and_not_to_retry(processing: Processing) -> None:
+    async with processing.stream() as stream:
+        stream.put(_asked({**CHAT, "max_tokens": 5000}))
+        error = _refused(await stream.answer(), Reason.EXCEEDS_LIMIT)
+    assert error["details"]["limit"] == TOKENS.name
+    assert "retry-after" not in error["headers"]
+    assert processing.held() == (0, 0)
+
+
+async def test_a_slot_that_frees_within_the_grace_is_given(
+    processing: Processing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "_SLOT_GRACE_SECONDS", (0.001, 0.001))
+    async with processing.stream() as first:
+        first.put(_asked())
+        await first.answer()
+        async with processing.stream() as second:
+            second.put(_asked(request_id="other"))
+            _refused(await second.answer(), Reason.RATE_LIMIT_EXCEEDED)
+        one = processing.observed[0]
+        assert isinstance(one, Admission)
+        async with processing.stream() as third:
+            third.put(_asked(request_id="third"))
+            while len(processing.settling.flaky.asked) < 4:  # refused once, and waiting for the grace
+                await asyncio.sleep(0)
+            processing.settling.settler.settle(one, read(observation(response_bytes=4), one))
+            assert _marks(await third.answer())["admitted"] == "yes"
+
+
+async def test_when_the_limits_cannot_be_asked_the_request_is_refused_and_what_it_took_is_undone(
+    processing: Processing,
+) -> None:
+    settling = processing.settling
+    settling.flaky.deaf = True  # the reservation is made, its answer lost
+    async with processing.stream() as stream:
+        stream.put(_asked())
+        error = _refused(await stream.answer(), Reason.LIMITS_UNAVAILABLE)
+    assert error["headers"]["retry-after"] == "1"
+    settling.flaky.deaf = False
+    await settling.settler.finish()
+    assert processing.held() == (0, 0)
+    assert await settling.flaky.kept.read(count=10, wait_ms=0) == []
+
+
+async def test_a_client_that_leaves_while_room_is_taken_leaves_nothing_behind(processing: Processing) -> None:
+    settling = processing.settling
+    settling.flaky.held = asyncio.Event()
+    stream = MemoryStream()
+    task = asyncio.create_task(processing.processor.process(stream))
+    stream.put(_asked())
+    while "reserve" not in settling.flaky.asked:
+        await asyncio.sleep(0)
+    task.cancel()  # gRPC ends the handler
+    await asyncio.gather(task, return_exceptions=True)
+    settling.flaky.held.set()
+    await settling.settler.finish()
+    assert processing.held() == (0, 0)
+    assert not stream.written
+
+
+async def test_when_the_stream_ends_the_settler_waits_for_the_log_and_then_settles(processing: Processing) -> None:
+    settling = processing.settling
+    async with processing.stream() as stream:
+        stream.put(_asked())
+        await stream.answer()
+    settling.clock.ms += 999
+    await settling.settler.tick()
+    assert processing.held()[1] == 1
+    settling.clock.ms += 2
+    await settling.settler.tick()
+    await settling.settler.finish()
+    assert processing.held()[1] == 0
+    assert len(await settling.flaky.kept.read(count=10, wait_ms=0)) == 1
+
+
+async def test_a_refused_request_is_never_settled(processing: Processing) -> None:
+    async with processing.stream() as stream:
+        stream.put(_asked(b"{"))
+        await stream.answer()
+    processing.settling.clock.ms += 10_000
+    await processing.settling.settler.tick()
+    await processing.settling.settler.finish()
+    assert processing.settling.flaky.asked == []
+
+
+async def test_a_handler_that_is_cancelled_in_mid_stream_still_tells_the_settler(processing: Processing) -> None:
+    stream = MemoryStream()
+    task = asyncio.create_task(processing.processor.process(stream))
+    stream.put(_asked())
+    await stream.answer()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    processing.settling.clock.ms += 2000
+    await processing.settling.settler.tick()
+    await processing.settling.settler.finish()
+    assert processing.held()[1] == 0
+
+
+async def _inline(stream: MemoryStream, *, stream_options: dict[str, Any] | None = None) -> None:
+    body = {**CHAT, "stream": True}
+    if stream_options is not None:
+        body["stream_options"] = stream_options
+    stream.put(_asked(body, grant_of=grant(TOKENS, SLOTS, metering=Metering.INLINE)))
+    await stream.answer()
+    stream.put(envoy.response_headers(content_type="text/event-stream; charset=utf-8"))
+    assert envoy.read(await stream.answer()).response_headers is not None
+
+
+async def _pieces(stream: MemoryStream, count: int) -> list[Any]:
+    return [envoy.read(await stream.answer()) for _ in range(count)]
+
+
+def _streamed(answer: Any) -> tuple[bytes, bool]:
+    streamed = answer.response_body.response.body_mutation.streamed_response
+    return streamed.body, streamed.end_of_stream
+
+
+async def test_in_line_each_chunk_is_passed_and_the_usage_that_only_we_asked_for_is_removed(
+    processing: Processing,
+) -> None:
+    async with processing.stream() as stream:
+        await _inline(stream)
+        stream.put(envoy.response_body(SSE + SSE[:10]), envoy.response_body(SSE[10:] + USAGE))
+        stream.put(envoy.response_body(b"data: [DONE]\n\n"), envoy.response_body(b"", end_of_stream=True))
+        answers = await _pieces(stream, 4)
+    assert [_streamed(answer) for answer in answers] == [
+        (SSE, False),
+        (SSE, False),
+        (b"data: [DONE]\n\n", False),
+        (b"", True),
+    ]
+    progress = [
+        answer.dynamic_metadata.fields["gateway.stream"].struct_value.fields["events"].number_value
+        for answer in answers
+    ]
+    assert progress == [1, 2, 3, 3]
+
+
+async def test_in_line_usage_that_the_client_asked_for_passes(processing: Processing) -> None:
+    async with processing.stream() as stream:
+        await _inline(stream, stream_options={"include_usage": True})
+        stream.put(envoy.response_body(USAGE, end_of_stream=True))
+        [answer] = await _pieces(stream, 1)
+    assert _streamed(answer) == (USAGE, True)
+
+
+async def test_in_line_the_first_event_has_its_time(processing: Processing) -> None:
+    async with processing.stream() as stream:
+        await _inline(stream)
+        stream.put(envoy.response_body(SSE[:5]))
+        [nothing] = await _pieces(stream, 1)
+        assert nothing.dynamic_metadata is None
+        times = []
+        for piece in (SSE[5:], SSE):
+            processing.settling.clock.ms += 70
+            stream.put(envoy.response_body(piece))
+            [answer] = await _pieces(stream, 1)
+            fields = answer.dynamic_metadata.fields["gateway.stream"].struct_value.fields
+            times.append(fields["first_event_ms"].number_value)
+    assert times == [NOON_MS + 70, NOON_MS + 70]
+
+
+@pytest.mark.parametrize("content_type", ["application/json", "text/event-stream"])
+@pytest.mark.parametrize("size", [0, 1, 65_536, 65_537, 200_000])
+async def test_in_line_a_long_chunk_is_passed_in_pieces_that_envoy_takes(
+    processing: Processing, content_type: str, size: int
+) -> None:
+    body = bytes(number % 251 for number in range(size)).replace(b"\n", b"x")
+    async with processing.stream() as stream:
+        stream.put(_asked({**CHAT, "stream": True, "stream_options": {"include_usage": True}}))
+        await stream.answer()
+        stream.put(envoy.response_headers(content_type=content_type))
+        await stream.answer()
+        stream.put(envoy.response_body(body, end_of_stream=True))
+        pieces = [_streamed(answer) for answer in await _pieces(stream, max(1, -(-size // 65_536)))]
+    assert b"".join(piece for piece, _ in pieces) == body
+    assert all(len(piece) <= 65_536 for piece, _ in pieces)
+    assert [end for _, end in pieces] == [False] * (len(pieces) - 1) + [True]
+
+
+async def test_in_line_trailers_are_answered(processing: Processing) -> None:
+    async with processing.stream() as stream:
+        await _inline(stream)
+        stream.put(envoy.response_trailers())
+        assert envoy.read(await stream.answer()).response_trailers is not None
+
+
+def test_a_lease_outlives_a_few_lost_entries() -> None:
+    assert LEASE_MS == 20_000
