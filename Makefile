@@ -22,7 +22,7 @@ run: $(INSTALLED) ## Start the whole gateway on embedded servers (Ctrl-C ends it
 	@exec $(BIN)/inference-gateway up
 
 test: $(INSTALLED) ## Run all tests
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(INSTALLED) ## Format, lint, types, architecture rules
 	@$(BIN)/ruff format --check .

@@ -25,6 +25,7 @@ _LAST_LOOK_SECONDS = 0.005
 class _Call:
     command: tuple[Argument, ...]
     answer: "asyncio.Future[Any]"
+    due: float
 
 
 class RedisPipe:
@@ -38,6 +39,8 @@ class RedisPipe:
         self._connect = connect
         self._deadline = deadline
         self._waiting: list[_Call] = []
+        self._pending: deque[_Call] = deque()
+        self._timer: asyncio.TimerHandle | None = None
         self._in_flight: deque[_Call] = deque()
         self._connection: AbstractConnection | None = None
         self._reader: asyncio.Task[None] | None = None
@@ -47,7 +50,7 @@ class RedisPipe:
     async def call(self, *command: Argument) -> Any:
         """The answer to a command. Raises redis-py's ResponseError for an error answer, QuotaOutage for none."""
         loop = asyncio.get_running_loop()
-        call = _Call(command, loop.create_future())
+        call = _Call(command, loop.create_future(), loop.time() + self._deadline)
         if not self._waiting:
             loop.call_soon(self._start_batch)
         self._waiting.append(call)
@@ -64,8 +67,9 @@ class RedisPipe:
 
     def _start_batch(self) -> None:
         batch, self._waiting = self._waiting, []
-        loop = asyncio.get_running_loop()
-        loop.call_later(self._deadline, self._expire, batch, _LAST_LOOK_SECONDS)
+        self._pending.extend(batch)
+        if self._timer is None:
+            self._watch(self._deadline)
         self._spawn(self._send(batch))
 
     async def _send(self, batch: list[_Call]) -> None:
@@ -106,15 +110,24 @@ class RedisPipe:
             if connection is self._connection:
                 await self._close(str(error) or "Redis closed the connection")
 
-    def _expire(self, batch: list[_Call], last_look: float) -> None:
-        if all(call.answer.done() for call in batch):
+    def _watch(self, seconds: float) -> None:
+        # One timer for all calls, which end in the order in which they came.
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._check_deadlines)
+
+    def _check_deadlines(self) -> None:
+        self._timer = None
+        while self._pending and self._pending[0].answer.done():
+            self._pending.popleft()
+        if not self._pending:
             return
-        if last_look:
-            # The loop itself may have been held up, and the answer may lie unread in its buffer.
-            asyncio.get_running_loop().call_later(last_look, self._expire, batch, 0.0)
-        else:
-            self._fail(batch, f"no answer within {self._deadline:g} s")
+        overdue = asyncio.get_running_loop().time() - self._pending[0].due
+        if overdue >= _LAST_LOOK_SECONDS:
+            self._fail(list(self._pending), f"no answer within {self._deadline:g} s")
+            self._pending.clear()
             self._spawn(self._close())
+        else:
+            # The loop itself may have been held up, and the answer may lie unread in its buffer: look once more.
+            self._watch(max(-overdue, 0.0) + _LAST_LOOK_SECONDS)
 
     async def _close(self, why: str = "the connection was lost") -> None:
         connection = self._drop(why)

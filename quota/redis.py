@@ -94,16 +94,20 @@ class RedisReservations:
 
     async def open_among(self, requests: Sequence[tuple[str, str]]) -> list[bool]:
         """See `Reservations.open_among`."""
+        by_shard: dict[int, list[str]] = {}
+        for organization_id, request_id in requests:
+            by_shard.setdefault(shard_of(organization_id), []).append(request_id)
+        answers = await asyncio.gather(*(self._leased(shard, ids) for shard, ids in by_shard.items()))
+        leased = {request_id for answer in answers for request_id in answer}
+        return [request_id in leased for _, request_id in requests]
+
+    async def _leased(self, shard: int, request_ids: list[str]) -> list[str]:
+        """Those that hold a lease, which every open request does. One command, however many they are."""
         try:
-            states = await asyncio.gather(
-                *(
-                    self._pipe.call("HGET", _record(shard_of(organization_id), request_id), "state")
-                    for organization_id, request_id in requests
-                )
-            )
+            scores = await self._pipe.call("ZMSCORE", _key(shard, "leases"), *request_ids)
         except ResponseError as error:
             raise QuotaOutage(f"Redis could not do it: {error}") from error
-        return [state == b"open" for state in states]
+        return [request_id for request_id, score in zip(request_ids, scores, strict=True) if score is not None]
 
     async def overdue(self, *, limit: int) -> list[Overdue]:
         """See `Reservations.overdue`."""

@@ -5,18 +5,14 @@ Generic handlers without serialisers, and `context.read/write` instead of genera
 """
 
 import asyncio
-import contextlib
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import grpc
 
 from wire.transport import Service, StreamHandler, UnaryHandler
-
-_CallContext = Callable[[], contextlib.AbstractContextManager[None]]
 
 # A request's body comes in one message, with the metadata around it.
 _HEADROOM_BYTES = 1_048_576
@@ -65,43 +61,51 @@ class GrpcServer:
         await stopping
 
     def _generic_handler(self, service: Service) -> grpc.GenericRpcHandler:
-        call_of = partial(self._call, waited_for=not service.endless)
-        handlers = {name: self._unary(handler, call_of) for name, handler in service.unary.items()}
-        handlers |= {name: self._stream(handler, call_of) for name, handler in service.streams.items()}
+        handlers = {name: self._unary(handler) for name, handler in service.unary.items()}
+        handlers |= {
+            name: self._stream(handler, waited_for=not service.endless) for name, handler in service.streams.items()
+        }
         return grpc.method_handlers_generic_handler(service.name, handlers)
 
-    def _unary(self, handler: UnaryHandler, call_of: _CallContext) -> grpc.RpcMethodHandler:
+    def _unary(self, handler: UnaryHandler) -> grpc.RpcMethodHandler:
         async def call(request: bytes, context: Any) -> bytes:
             del context
-            with call_of():
+            self._begin()
+            try:
                 return await handler(request)
+            except Exception as error:
+                self._observe_error(error)
+                raise
+            finally:
+                self._end()
 
         return grpc.unary_unary_rpc_method_handler(call)
 
-    def _stream(self, handler: StreamHandler, call_of: _CallContext) -> grpc.RpcMethodHandler:
+    def _stream(self, handler: StreamHandler, *, waited_for: bool) -> grpc.RpcMethodHandler:
         async def call(_: Any, context: Any) -> None:
-            with call_of():
-                stream = _GrpcStream(context)
+            stream = _GrpcStream(context)
+            if waited_for:
+                self._begin()
+            try:
                 await handler(stream)
                 await stream.drain()
+            except Exception as error:
+                self._observe_error(error)
+                raise
+            finally:
+                if waited_for:
+                    self._end()
 
         return grpc.stream_stream_rpc_method_handler(call)
 
-    @contextlib.contextmanager
-    def _call(self, *, waited_for: bool) -> Iterator[None]:
-        """One call, `waited_for` when the server stops. What its handler raises is our own failure."""
-        self._running += waited_for
-        if self._running:
-            self._idle.clear()
-        try:
-            yield
-        except Exception as error:
-            self._observe_error(error)
-            raise
-        finally:
-            self._running -= waited_for
-            if self._running == 0:
-                self._idle.set()
+    def _begin(self) -> None:
+        self._running += 1
+        self._idle.clear()
+
+    def _end(self) -> None:
+        self._running -= 1
+        if self._running == 0:
+            self._idle.set()
 
 
 class _GrpcStream:

@@ -83,10 +83,11 @@ class LedgerWriter:
         try:
             return await ledger.write(self._pool, records)
         except ledger.UnwritableRecords as error:
-            for record in error.records:
-                # The log is the last place that can keep it; the others must not wait behind it for ever.
-                self._logger.error("unwritable", action="ledger_row_unwritable", record=repr(record))
-            return error.inserted
+            refused = error
+        for record in refused.records:
+            # The log is the last place that can keep it; the others must not wait behind it for ever.
+            self._logger.error("unwritable", action="ledger_row_unwritable", record=repr(record))
+        return refused.inserted
 
     def _note(self, outage: Exception | None) -> None:
         """Say once that the ledger stands still, and once that it goes on."""

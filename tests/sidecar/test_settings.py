@@ -1,0 +1,155 @@
+"""What can be configured: every error names its variable, all at once, and no secret shows anywhere."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+from pydantic_settings import BaseSettings
+
+from sidecar.commands.admin_settings import complaints
+from sidecar.settings import WELL_KNOWN_PEPPERS, Settings, StoreSettings, UpSettings
+
+PEPPER = "0123456789abcdef0123456789abcdef"
+PASSWORD = "hunter2secret"
+WHOLE = {
+    "DATABASE_URL": f"postgresql://user:{PASSWORD}@host/gateway",
+    "REDIS_URL": f"redis://:{PASSWORD}@host:6379/0",
+    "GATEWAY_KEY_PEPPER": PEPPER,
+    "GATEWAY_SOCKET_DIR": "/run/gw",
+}
+
+
+@pytest.fixture
+def env(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """Only what every setting needs is set."""
+    for prefix in ("GATEWAY_", "DATABASE_", "REDIS_", "ROUTER_"):
+        for name in _named(prefix):
+            monkeypatch.delenv(name)
+    for name, value in WHOLE.items():
+        monkeypatch.setenv(name, value)
+    return monkeypatch
+
+
+def _named(prefix: str) -> list[str]:
+    import os  # noqa: PLC0415 - only this asks the environment
+
+    return [name for name in os.environ if name.startswith(prefix)]
+
+
+def _error(settings: type[BaseSettings]) -> ValidationError:
+    with pytest.raises(ValidationError) as found:
+        settings()
+    return found.value
+
+
+def test_with_what_is_needed_the_rest_has_defaults(env: pytest.MonkeyPatch) -> None:
+    del env
+    settings = Settings()
+    assert settings.database_url.get_secret_value() == WHOLE["DATABASE_URL"]
+    assert settings.redis_url.get_secret_value() == WHOLE["REDIS_URL"]
+    assert settings.key_pepper.get_secret_value() == PEPPER
+    assert settings.socket_dir == Path("/run/gw")
+    assert (settings.workers, settings.ops_port, settings.max_body_bytes) == (2, 8444, 4 * 1024 * 1024)
+    assert settings.quota_deadline_seconds == 0.05
+
+
+@pytest.mark.parametrize("variable", list(WHOLE))
+def test_a_variable_that_is_not_set_is_named(env: pytest.MonkeyPatch, variable: str) -> None:
+    env.delenv(variable)
+    [line] = complaints(_error(Settings))
+    assert line.startswith(f"{variable}: not set")
+
+
+def test_all_errors_are_told_together(env: pytest.MonkeyPatch) -> None:
+    for variable in WHOLE:
+        env.delenv(variable)
+    env.setenv("GATEWAY_WORKERS", "many")
+    assert {line.partition(":")[0] for line in complaints(_error(Settings))} == {*WHOLE, "GATEWAY_WORKERS"}
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("GATEWAY_WORKERS", "0"),
+        ("GATEWAY_WORKERS", "65"),
+        ("GATEWAY_WORKERS", "two"),
+        ("GATEWAY_OPS_PORT", "0"),
+        ("GATEWAY_OPS_PORT", "65536"),
+        ("GATEWAY_MAX_BODY_BYTES", "1023"),
+        ("GATEWAY_MAX_BODY_BYTES", "4MiB"),
+        ("GATEWAY_QUOTA_DEADLINE_SECONDS", "0"),
+        ("GATEWAY_QUOTA_DEADLINE_SECONDS", "11"),
+        ("GATEWAY_QUOTA_DEADLINE_SECONDS", "nan"),
+        ("GATEWAY_DRAIN_SECONDS", "-1"),
+        ("GATEWAY_LOG_FORMAT", "xml"),
+        ("GATEWAY_KEY_PEPPER", ""),
+        ("GATEWAY_KEY_PEPPER", "x" * 31),
+        ("GATEWAY_SOCKET_DIR", "/" + "x" * 90),
+    ],
+)
+def test_a_wrong_value_is_told_by_the_name_of_its_variable(env: pytest.MonkeyPatch, variable: str, value: str) -> None:
+    env.setenv(variable, value)
+    [line] = complaints(_error(Settings))
+    assert variable in line
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("GATEWAY_PORT", "0"), ("GATEWAY_WORKERS", "x"), ("GATEWAY_OPS_PORT", "70000"), ("ROUTER_URL", "host:8000")],
+)
+def test_a_wrong_value_for_up_is_told_by_the_name_of_its_variable(
+    env: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    env.setenv(variable, value)
+    [line] = complaints(_error(UpSettings))
+    assert line.startswith(f"{variable}: ")
+
+
+@pytest.mark.parametrize("pepper", sorted(WELL_KNOWN_PEPPERS))
+def test_a_well_known_pepper_is_refused_however_it_is_written(env: pytest.MonkeyPatch, pepper: str) -> None:
+    for written in (pepper, pepper.upper(), pepper.title()):
+        env.setenv("GATEWAY_KEY_PEPPER", written)
+        [line] = complaints(_error(StoreSettings))
+        assert "openssl rand" in line
+
+
+def test_a_pepper_of_32_characters_will_do(env: pytest.MonkeyPatch) -> None:
+    env.setenv("GATEWAY_KEY_PEPPER", "y" * 32)
+    assert StoreSettings().key_pepper.get_secret_value() == "y" * 32
+
+
+def test_no_secret_shows_in_a_repr_or_a_dump(env: pytest.MonkeyPatch) -> None:
+    del env
+    settings = Settings()
+    for shown in (repr(settings), str(settings), repr(settings.model_dump()), settings.model_dump_json()):
+        assert PASSWORD not in shown
+        assert PEPPER not in shown
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"GATEWAY_KEY_PEPPER": "short-but-secret"},
+        {"GATEWAY_WORKERS": "many"},
+        {"GATEWAY_SOCKET_DIR": "/" + "x" * 90},
+        {"REDIS_URL": None},
+    ],
+)
+def test_no_secret_shows_in_an_error(env: pytest.MonkeyPatch, change: dict[str, Any]) -> None:
+    for variable, value in change.items():
+        if value is None:
+            env.delenv(variable)
+        else:
+            env.setenv(variable, value)
+    error = _error(Settings)
+    # The text of the exception itself is what a traceback of a worker shows.
+    for shown in (str(error), repr(error), *complaints(error)):
+        for secret in (PASSWORD, PEPPER, "short-but-secret"):
+            assert secret not in shown
+
+
+def test_settings_cannot_be_changed(env: pytest.MonkeyPatch) -> None:
+    del env
+    with pytest.raises(ValidationError):
+        Settings().workers = 3  # type: ignore[misc]
