@@ -95,23 +95,27 @@ def _outcome(seen: Observation) -> tuple[State, Cause]:
 
 
 def _usage(seen: Observation, admission: Admission, cause: Cause) -> tuple[int, int, UsageSource]:
-    """Tokens in and out. The Router's own numbers win; explicit zeros are numbers."""
-    if seen.output_tokens is not None or seen.input_tokens is not None:
-        return seen.input_tokens or 0, seen.output_tokens or 0, UsageSource.EXACT
-    if not seen.passed or cause in {Cause.UPSTREAM_ERROR, Cause.GATEWAY_ERROR}:
+    """Tokens in and out. The Router's own numbers win, zeros too; what it did not say is estimated."""
+    if seen.input_tokens is not None and seen.output_tokens is not None:
+        return seen.input_tokens, seen.output_tokens, UsageSource.EXACT
+    if not seen.passed or cause is Cause.UPSTREAM_ERROR:
         return 0, 0, UsageSource.EXACT
-    if seen.events == 0 and seen.status not in _SUCCESS:
-        # The Router answered nothing. A client that left before the answer had asked for it all the same.
-        asked = cause is Cause.CLIENT_DISCONNECT
-        return (admission.input_estimate if asked else 0), 0, UsageSource.ESTIMATED
-    return admission.input_estimate, _output_estimate(seen, admission), UsageSource.ESTIMATED
+    input_tokens, output_tokens = _estimate(seen, admission, cause)
+    return (
+        input_tokens if seen.input_tokens is None else seen.input_tokens,
+        output_tokens if seen.output_tokens is None else seen.output_tokens,
+        UsageSource.ESTIMATED,
+    )
 
 
-def _output_estimate(seen: Observation, admission: Admission) -> int:
-    """An event carries a token, or more when the Router batches them; a JSON answer is counted by its bytes."""
+def _estimate(seen: Observation, admission: Admission, cause: Cause) -> tuple[int, int]:
+    if seen.events == 0 and seen.status not in _SUCCESS and cause is not Cause.CLIENT_DISCONNECT:
+        return 0, 0  # the Router answered nothing
+    # An event carries a token, or more when the Router batches them; a JSON answer is counted by its bytes. A client
+    # that left before the answer had asked for it all the same.
     if admission.stream:
-        return seen.events
-    return estimate.tokens(seen.response_bytes) if seen.response_bytes else 0
+        return admission.input_estimate, seen.events
+    return admission.input_estimate, estimate.tokens(seen.response_bytes) if seen.response_bytes else 0
 
 
 _ENCODER = msgspec.json.Encoder()

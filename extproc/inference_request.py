@@ -59,6 +59,8 @@ _DECODERS: dict[Dialect, "msgspec.json.Decoder[_ChatBody] | msgspec.json.Decoder
     Dialect.OPENAI_CHAT: msgspec.json.Decoder(_ChatBody),
     Dialect.INFER: msgspec.json.Decoder(_InferBody),
 }
+_FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_TRUE = msgspec.Raw(b"true")
 _WANTS_USAGE = b',"stream_options":{"include_usage":true}}'
 # msgspec ends its messages with the place: "Expected `str`, got `int` - at `$.model`".
 _PLACE = re.compile(r"(?P<problem>.*?)(?: - at `\$\.?(?P<path>.*)`)?", re.DOTALL)
@@ -71,6 +73,8 @@ def validate(body: bytes, dialect: Dialect) -> InferenceRequest | Refusal:
         found = _DECODERS[dialect].decode(body)
     except msgspec.ValidationError as error:
         return _invalid(str(error))
+    except RecursionError:
+        return Refusal(reason=Reason.INVALID_JSON, message="The body is nested too deeply.")
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         return Refusal(reason=Reason.INVALID_JSON, message=f"The body is not valid JSON: {error}.")
     options = found.stream_options
@@ -96,9 +100,12 @@ def _asking_for_usage(body: bytes, options: dict[str, Any] | None) -> bytes:
     if options is None and b'"stream_options"' not in body:
         # A valid object ends with its brace: the field goes in front of it, and the rest is not parsed again.
         return body.rstrip()[:-1] + _WANTS_USAGE
-    whole = msgspec.json.decode(body)
-    whole["stream_options"] = {**(options or {}), "include_usage": True}
-    return msgspec.json.encode(whole)
+    # Every other field stays as its bytes are.
+    fields = _FIELDS.decode(body)
+    wanted = _FIELDS.decode(fields["stream_options"]) if options else {}
+    wanted["include_usage"] = _TRUE
+    fields["stream_options"] = msgspec.Raw(msgspec.json.encode(wanted))
+    return msgspec.json.encode(fields)
 
 
 def _invalid(text: str) -> Refusal:

@@ -22,6 +22,7 @@ DETAILS_PREFIX = "sidecar_"
 _DOWNSTREAM_PERIODIC, _DOWNSTREAM_END = 5, 6
 # Envoy refuses a longer chunk of a streamed response.
 _MAX_CHUNK = 65_536
+_MAX_NUMBER = 2**53  # beyond it a double skips integers
 _MS_PER_SECOND, _NS_PER_MS = 1000, 1_000_000
 
 
@@ -176,9 +177,11 @@ class LogEntry:
         if namespace not in self._metadata:
             return None
         fields = self._metadata[namespace].fields
+        if key not in fields or not fields[key].HasField("number_value"):
+            return None
         # A Router's number may be anything that JSON allows; a negative or an absurd one is none.
-        value = fields[key].number_value if key in fields else -1.0
-        return int(value) if 0 <= value < 2**53 else None
+        number = fields[key].number_value
+        return int(number) if 0 <= number < _MAX_NUMBER else None
 
 
 def log_entries(raw: bytes) -> Iterator[LogEntry]:

@@ -1,5 +1,6 @@
 """What is a limit? A ceiling on one unit over one window; all limits of a request are checked together."""
 
+import math
 from enum import StrEnum
 
 import msgspec
@@ -44,7 +45,8 @@ class Limit(msgspec.Struct, frozen=True, kw_only=True):
         """Length in milliseconds of one slice of the window; 0 for a lease."""
         match self.window:
             case Window.SLIDING:
-                return max(1, self.seconds * MS // SLICES)
+                # Rounded up, so that the slices together are never shorter than the window.
+                return math.ceil(self.seconds * MS / SLICES)
             case Window.CALENDAR_DAY:
                 return DAY_SECONDS * MS
             case Window.LEASE:

@@ -19,6 +19,8 @@ from quota.reservation import QuotaOutage
 
 Argument = str | bytes | int
 _LAST_LOOK_SECONDS = 0.005
+# A new connection may take longer than an answer; who waits for it has his own deadline.
+_OPEN_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +81,24 @@ class RedisPipe:
             connection = self._connection
             if connection is None:
                 raise ConnectionError("the connection was lost")
+            packed = self._pack(connection, batch)
             # Between these two lines nothing else runs: the order of the answers is that of the writes.
-            self._in_flight.extend(batch)
-            await connection.send_packed_command(
-                connection.pack_commands([call.command for call in batch]), check_health=False
-            )
+            self._in_flight.extend(call for call in batch if not call.answer.done())
+            await connection.send_packed_command(packed, check_health=False)
         except (RedisError, OSError) as error:
             self._fail(batch, str(error))
             await self._close()
+
+    def _pack(self, connection: AbstractConnection, batch: list[_Call]) -> list[bytes]:
+        packed = []
+        for call in batch:
+            if call.answer.done():
+                continue
+            try:
+                packed += connection.pack_command(*call.command)
+            except (RedisError, ValueError) as error:  # an argument that cannot be sent
+                _resolve(call, error)
+        return packed
 
     async def _open(self) -> None:
         async with self._opening:
@@ -94,7 +106,12 @@ class RedisPipe:
                 return
             connection = self._connect()
             connection.socket_timeout = None  # the deadline is ours, one timer for a batch
-            await connection.connect()  # type: ignore[no-untyped-call]
+            try:
+                async with asyncio.timeout(max(self._deadline, _OPEN_SECONDS)):
+                    await connection.connect()  # type: ignore[no-untyped-call]
+            except BaseException:
+                await connection.disconnect(nowait=True)
+                raise
             self._connection = connection
             self._reader = self._spawn(self._read(connection))
 

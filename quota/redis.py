@@ -151,13 +151,13 @@ class RedisSettledEvents:
         self._takeover_ms = takeover_ms
         self._streams: dict[bytes, int] = {_key(shard, "events").encode(): shard for shard in range(SHARDS)}
         self._ready = False
+        self._next_takeover = 0.0
         self._unread: dict[Any, Any] = dict.fromkeys(self._streams, "0")
 
     async def read(self, *, count: int, wait_ms: int) -> list[SettledEvent]:
         """See `SettledEvents.read`. What was read and not acknowledged comes first, after a restart or an error."""
         try:
-            if not self._ready:
-                await self._prepare()
+            await self._prepare()
             answer: Any = await self._redis.xreadgroup(
                 self.GROUP, self._consumer, self._unread, count=count, block=wait_ms or None
             )
@@ -207,13 +207,31 @@ class RedisSettledEvents:
             raise QuotaOutage(f"Redis could not be asked: {error}") from error
 
     async def _prepare(self) -> None:
-        for stream in self._streams:
-            try:
-                await self._redis.xgroup_create(stream, self.GROUP, id="0", mkstream=True)
-            except ResponseError as error:
-                if not str(error).startswith("BUSYGROUP"):
-                    raise
-            await self._redis.xautoclaim(
-                stream, self.GROUP, self._consumer, min_idle_time=self._takeover_ms, count=1000
+        if not self._ready:
+            for stream in self._streams:
+                await self._create_group(stream)
+            self._ready = True
+        now = asyncio.get_running_loop().time()
+        if now >= self._next_takeover:
+            self._next_takeover = now + self._takeover_ms / 1000
+            taken = [await self._take_over(stream) for stream in self._streams]
+            if any(taken):
+                self._unread = dict.fromkeys(self._streams, "0")
+
+    async def _create_group(self, stream: bytes) -> None:
+        try:
+            await self._redis.xgroup_create(stream, self.GROUP, id="0", mkstream=True)
+        except ResponseError as error:
+            if not str(error).startswith("BUSYGROUP"):
+                raise
+
+    async def _take_over(self, stream: bytes) -> bool:
+        """Make ours what another reader has left for too long; whether there was anything."""
+        start, found = b"0-0", False
+        while True:
+            start, claimed, *_ = await self._redis.xautoclaim(
+                stream, self.GROUP, self._consumer, min_idle_time=self._takeover_ms, start_id=start, count=1000
             )
-        self._ready = True
+            found = found or bool(claimed)
+            if start == b"0-0":
+                return found

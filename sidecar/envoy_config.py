@@ -3,6 +3,7 @@
 The file is found beside this package in a wheel, and in the project's `envoy/` folder in a checkout.
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ import yaml
 from sidecar.sockets import ledger_socket, worker_socket
 
 _HEADROOM_BYTES = 65_536
+# A name, an IPv4 address, or an IPv6 address in brackets.
+_HOST_AND_PORT = re.compile(r"(?P<host>[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):(?P<port>[0-9]{1,5})")
+_MAX_PORT = 65_535
 _BUFFER = "envoy.filters.http.buffer"
 _HOLD_HEADERS = "gateway.hold_headers"
 _LUA = "envoy.filters.http.lua"
@@ -87,7 +91,7 @@ def _pipe(path: Path) -> dict[str, Any]:
 
 
 def _router(text: str) -> dict[str, Any]:
-    host, _, port = text.rpartition(":")
-    if not host or not port.isdecimal():
+    match = _HOST_AND_PORT.fullmatch(text)
+    if match is None or not 1 <= int(match["port"]) <= _MAX_PORT:
         raise ValueError(f"the router's address must be HOST:PORT, not {text!r}")
-    return {"socket_address": {"address": host.strip("[]"), "port_value": int(port)}}
+    return {"socket_address": {"address": match["host"].strip("[]"), "port_value": int(match["port"])}}

@@ -40,14 +40,16 @@ class Health:
         if raw is None:
             return
         name = HealthCheckRequest.FromString(raw).service
-        stream.write(self._status(name))
-        gone = asyncio.ensure_future(stream.read())
-        changed = asyncio.ensure_future(self._changed.wait())
-        await asyncio.wait({gone, changed}, return_when=asyncio.FIRST_COMPLETED)
-        if not gone.done():
+        sent = self._status(name)
+        stream.write(sent)
+        # A client that watches ends its own side at once; when it is gone, the server cancels this handler.
+        flushed = asyncio.ensure_future(stream.read())
+        try:
+            await self._changed.wait()
+        finally:
+            flushed.cancel()
+        if self._status(name) != sent:
             stream.write(self._status(name))
-            await gone
-        changed.cancel()
 
     def _status(self, name: str) -> bytes:
         if name not in self._known:

@@ -133,7 +133,7 @@ class _GrpcStream:
 
     def write(self, message: bytes) -> None:
         self._queue.append(message)
-        if self._reading and not self._writing:
+        if self._reading and not self._writing and (self._writer is None or self._writer.done()):
             self._writer = asyncio.get_running_loop().create_task(self.flush())
 
     async def drain(self) -> None:

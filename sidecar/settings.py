@@ -21,7 +21,7 @@ Port = Annotated[int, Field(ge=1, le=65535)]
 class StoreSettings(BaseSettings):
     """What the administrative commands need: the database and the pepper of the keys."""
 
-    model_config = SettingsConfigDict(env_prefix="GATEWAY_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="GATEWAY_", frozen=True, extra="ignore", hide_input_in_errors=True)
 
     database_url: SecretStr = Field(validation_alias=AliasChoices("DATABASE_URL", "database_url"))
     key_pepper: SecretStr = Field(description="Key of the keyed hash under which API keys are stored.")
@@ -65,7 +65,7 @@ class Settings(StoreSettings):
 class UpSettings(BaseSettings):
     """What `inference-gateway up` reads beside the defaults it makes itself."""
 
-    model_config = SettingsConfigDict(env_prefix="GATEWAY_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="GATEWAY_", frozen=True, extra="ignore", hide_input_in_errors=True)
 
     port: Port = Field(default=8443, description="Port of Envoy's public TLS listener.")
     state: Path = Field(default=Path(".run"), description="Folder of all data, logs, certificates and sockets.")

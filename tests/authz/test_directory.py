@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from authz.directory import CachedDirectory, DirectoryOutage, KeyRecord
+from tests.sidecar.embedded.processes import until
 from tests.support.memory_directory import MemoryDirectory
 from tests.support.values import key_record
 
@@ -58,8 +59,7 @@ async def _asked(
     """Callers whose question has reached the directory."""
     before = len(slow.questions)
     tasks = [asyncio.create_task(cached.find_key("k")) for _ in range(callers)]
-    while len(slow.questions) == before:
-        await asyncio.sleep(0)
+    await until(lambda: len(slow.questions) > before)
     return tasks
 
 
@@ -100,8 +100,7 @@ async def test_different_keys_do_not_wait_for_each_other(clock: Seconds) -> None
     slow = SlowDirectory()
     cached = CachedDirectory(slow, now=clock)
     callers = [asyncio.create_task(cached.find_key(key_id)) for key_id in ("a", "b")]
-    while len(slow.questions) < 2:
-        await asyncio.sleep(0)
+    await until(lambda: len(slow.questions) == 2)
     slow.questions[1].set_result(None)
     assert await callers[1] is None
     slow.questions[0].set_result(RECORD)

@@ -1,4 +1,4 @@
-"""The access log, bytes in: the last entry settles, the periodic ones keep the lease, and nothing unreadable stops it."""
+"""The access log, bytes in: the last entry settles, the periodic ones keep the lease, the unreadable stop nothing."""
 
 import asyncio
 from collections.abc import Mapping
@@ -23,6 +23,7 @@ from tests.support.values import NOON_MS, REQUEST_ID, admission, arrival, demand
 TOKENS, SLOTS = tokens_a_day(1000), slots(3)
 ADMITTED = {"gateway.admission": {"admitted": "yes", "record": admissions.encode(admission()).decode()}}
 CHECKED = envoy.beside(grant(TOKENS, SLOTS), arrival())
+FIVE_EVENTS = {"gateway.stream": {"events": 5.0, "bytes": 50.0}}
 CLIENT_GONE = data.ResponseFlags(downstream_connection_termination=True)
 
 
@@ -69,7 +70,7 @@ def logging() -> Logging:
 async def test_the_last_entry_settles_the_request_with_what_envoy_saw(logging: Logging) -> None:
     await logging.reserve()
     usage = {"gateway.usage": {"input": 7.0, "output": 30.0}}
-    stream = {"gateway.stream": {"events": 32.0, "first_event_ms": float(NOON_MS + 77)}}
+    stream = {"gateway.stream": {"events": 32.0, "bytes": 4096.0, "first_event_ms": float(NOON_MS + 77)}}
     await logging.take(envoy.log_entry(response_bytes=4096, namespaces={**CHECKED, **ADMITTED, **usage, **stream}))
     [(admitted, ending)] = await logging.settled()
     assert admitted == admission()
@@ -94,7 +95,7 @@ async def test_the_last_entry_settles_the_request_with_what_envoy_saw(logging: L
         ({}, (20, 5, UsageSource.ESTIMATED)),
         ({"gateway.usage": {}}, (20, 5, UsageSource.ESTIMATED)),
         ({"gateway.usage": {"input": 0.0, "output": 0.0}}, (0, 0, UsageSource.EXACT)),
-        ({"gateway.usage": {"output": 9.0}}, (0, 9, UsageSource.EXACT)),
+        ({"gateway.usage": {"output": 9.0}}, (20, 9, UsageSource.ESTIMATED)),
         ({"gateway.usage": {"input": -1.0}}, (20, 5, UsageSource.ESTIMATED)),
         ({"gateway.usage": {"input": 1e300}}, (20, 5, UsageSource.ESTIMATED)),
         ({"gateway.usage": {"input": float("nan")}}, (20, 5, UsageSource.ESTIMATED)),
@@ -107,15 +108,37 @@ async def test_usage_is_what_the_router_said_if_it_is_a_number(
     logging: Logging, usage: Mapping[str, Any], found: tuple[int, int, UsageSource]
 ) -> None:
     await logging.reserve()
-    await logging.take(envoy.log_entry(namespaces={**ADMITTED, "gateway.stream": {"events": 5.0}, **usage}))
+    await logging.take(envoy.log_entry(response_bytes=50, namespaces={**ADMITTED, **FIVE_EVENTS, **usage}))
     [(_, ending)] = await logging.settled()
     assert (ending.input_tokens, ending.output_tokens, ending.usage_source) == found
 
 
-@pytest.mark.parametrize("flag", ["downstream_connection_termination", "downstream_remote_reset"])
-async def test_a_client_that_left_is_seen_by_either_flag(logging: Logging, flag: str) -> None:
+@pytest.mark.parametrize(
+    ("mark", "passed_bytes", "events"),
+    [
+        ({"events": 8.0, "bytes": 800.0}, 800, 8),
+        ({"events": 8.0, "bytes": 800.0}, 1500, 15),  # seven more since the mark, as dense
+        ({"events": 8.0, "bytes": 800.0}, 1540, 15),
+        ({"events": 8.0, "bytes": 800.0}, 700, 8),  # never fewer than were counted
+        ({"events": 8.0, "bytes": 800.0}, 0, 8),
+        ({}, 5000, 0),
+        ({"events": 0.0, "bytes": 0.0}, 5000, 0),
+        ({"events": 8.0, "bytes": -1.0}, 800, 0),
+    ],
+)
+async def test_what_passed_after_the_last_mark_is_reckoned_by_its_bytes(
+    logging: Logging, mark: Mapping[str, float], passed_bytes: int, events: int
+) -> None:
     await logging.reserve()
-    await logging.take(envoy.log_entry(flags=data.ResponseFlags(**{flag: True}), namespaces=ADMITTED))
+    await logging.take(envoy.log_entry(response_bytes=passed_bytes, namespaces={**ADMITTED, "gateway.stream": mark}))
+    [(_, ending)] = await logging.settled()
+    assert ending.events == events
+
+
+@pytest.mark.parametrize("flags", [CLIENT_GONE, data.ResponseFlags(downstream_remote_reset=True)])
+async def test_a_client_that_left_is_seen_by_either_flag(logging: Logging, flags: data.ResponseFlags) -> None:
+    await logging.reserve()
+    await logging.take(envoy.log_entry(flags=flags, namespaces=ADMITTED))
     [(_, ending)] = await logging.settled()
     assert ending.state is State.CANCELLED
 
@@ -128,8 +151,8 @@ async def test_an_end_whose_reservation_is_lost_is_settled_from_the_entry_alone(
 async def test_a_sign_of_life_keeps_the_lease_and_notes_the_progress(logging: Logging) -> None:
     await logging.reserve(lease_ms=1000)
     logging.settling.clock.ms += 900
-    progress = {"gateway.stream": {"events": 8.0}}
-    await logging.take(envoy.log_entry(kind=5, namespaces={**ADMITTED, **progress}))
+    progress = {"gateway.stream": {"events": 8.0, "bytes": 80.0}}
+    await logging.take(envoy.log_entry(kind=5, response_bytes=80, namespaces={**ADMITTED, **progress}))
     logging.settling.clock.ms += LEASE_MS - 1
     assert await logging.settling.flaky.overdue(limit=10) == []
     logging.settling.clock.ms += 1

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,7 +56,7 @@ class Processing:
         """One ext_proc stream, which Envoy ends at the end of the block."""
         stream = MemoryStream()
         handler = self.processor.service().streams["Process"]
-        task = asyncio.create_task(handler(stream))  # type: ignore[arg-type]
+        task = asyncio.ensure_future(handler(stream))
         task.add_done_callback(lambda _: stream.close())
         try:
             yield stream
@@ -224,8 +224,8 @@ async def test_a_slot_that_frees_within_the_grace_is_given(
         assert isinstance(one, Admission)
         async with processing.stream() as third:
             third.put(_asked(request_id="third"))
-            while len(processing.settling.flaky.asked) < 4:  # refused once, and waiting for the grace
-                await asyncio.sleep(0)
+            # Refused once, and waiting for the grace.
+            await _turns_until(lambda: len(processing.settling.flaky.asked) == 4)
             processing.settling.settler.settle(one, read(observation(response_bytes=4), one))
             assert _marks(await third.answer())["admitted"] == "yes"
 
@@ -245,14 +245,20 @@ async def test_when_the_limits_cannot_be_asked_the_request_is_refused_and_what_i
     assert await settling.flaky.kept.read(count=10, wait_ms=0) == []
 
 
+async def _turns_until(condition: Callable[[], bool]) -> None:
+    """Let the loop turn, no longer than needed."""
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 - a turn of the loop is what is waited for
+            await asyncio.sleep(0)
+
+
 async def test_a_client_that_leaves_while_room_is_taken_leaves_nothing_behind(processing: Processing) -> None:
     settling = processing.settling
     settling.flaky.held = asyncio.Event()
     stream = MemoryStream()
     task = asyncio.create_task(processing.processor.process(stream))
     stream.put(_asked())
-    while "reserve" not in settling.flaky.asked:
-        await asyncio.sleep(0)
+    await _turns_until(lambda: "reserve" in settling.flaky.asked)
     task.cancel()  # gRPC ends the handler
     await asyncio.gather(task, return_exceptions=True)
     settling.flaky.held.set()
@@ -332,11 +338,27 @@ async def test_in_line_each_chunk_is_passed_and_the_usage_that_only_we_asked_for
         (b"data: [DONE]\n\n", False),
         (b"", True),
     ]
-    progress = [
-        answer.dynamic_metadata.fields["gateway.stream"].struct_value.fields["events"].number_value
-        for answer in answers
+    assert [_progress(answer) for answer in answers] == [
+        {"events": 1, "bytes": len(SSE), "first_event_ms": NOON_MS},
+        {"events": 2, "bytes": 2 * len(SSE)},
+        {"events": 3, "bytes": 2 * len(SSE) + len(b"data: [DONE]\n\n")},
+        {},
     ]
-    assert progress == [1, 2, 3, 3]
+
+
+def _progress(answer: Any) -> dict[str, float]:
+    if answer.dynamic_metadata is None:
+        return {}
+    fields = answer.dynamic_metadata.fields["gateway.stream"].struct_value.fields
+    return {name: value.number_value for name, value in fields.items()}
+
+
+async def test_in_line_every_event_is_marked_at_first_and_then_every_eighth(processing: Processing) -> None:
+    async with processing.stream() as stream:
+        await _inline(stream)
+        stream.put(*[envoy.response_body(SSE)] * 30)
+        marked = [_progress(answer).get("events") for answer in await _pieces(stream, 30)]
+    assert [events for events in marked if events is not None] == [1, 2, 3, 4, 5, 6, 7, 15, 23]
 
 
 async def test_in_line_usage_that_the_client_asked_for_passes(processing: Processing) -> None:
@@ -350,17 +372,12 @@ async def test_in_line_usage_that_the_client_asked_for_passes(processing: Proces
 async def test_in_line_the_first_event_has_its_time(processing: Processing) -> None:
     async with processing.stream() as stream:
         await _inline(stream)
-        stream.put(envoy.response_body(SSE[:5]))
-        [nothing] = await _pieces(stream, 1)
-        assert nothing.dynamic_metadata is None
-        times = []
-        for piece in (SSE[5:], SSE):
+        marks = []
+        for piece in (SSE[:5], SSE[5:], SSE):
             processing.settling.clock.ms += 70
             stream.put(envoy.response_body(piece))
-            [answer] = await _pieces(stream, 1)
-            fields = answer.dynamic_metadata.fields["gateway.stream"].struct_value.fields
-            times.append(fields["first_event_ms"].number_value)
-    assert times == [NOON_MS + 70, NOON_MS + 70]
+            marks.append(_progress((await _pieces(stream, 1))[0]).get("first_event_ms"))
+    assert marks == [None, NOON_MS + 140, None]
 
 
 @pytest.mark.parametrize("content_type", ["application/json", "text/event-stream"])

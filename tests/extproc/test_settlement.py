@@ -13,6 +13,7 @@ from extproc.record import Admission
 from extproc.settlement import GRACE_SECONDS, sweep
 from quota.reservation import Reservation
 from tests.extproc.flaky_reservations import Settling
+from tests.sidecar.embedded.processes import until
 from tests.support.values import admission, claim, demand, grant, observation, slots, tokens_a_day
 
 TOKENS, SLOTS = tokens_a_day(1000), slots(3)
@@ -240,11 +241,9 @@ async def test_the_background_task_retries_until_it_is_cancelled(
     settling.flaky.out = True
     settling.settler.settle(one, FINISHED)
     running = asyncio.create_task(settling.settler.run())
-    while settling.flaky.asked.count("settle") < 3:
-        await asyncio.sleep(0)
+    await until(lambda: settling.flaky.asked.count("settle") >= 3)
     settling.flaky.out = False
-    while settling.settler.waiting:
-        await asyncio.sleep(0)
+    await until(lambda: settling.settler.waiting == 0)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running

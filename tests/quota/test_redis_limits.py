@@ -57,7 +57,7 @@ async def test_all_keys_of_an_organization_share_one_hash_tag(redis: Redis, rese
         for name in ("open", "settled"):
             await reservations.reserve(claim(name, *demands, organization=organization))
         await reservations.settle(settlement("settled", organization_id=organization))
-        keys = [key.decode() for key in await redis.keys()]
+        keys = [_text(key) for key in await redis.keys()]
         assert len(keys) == 7, "two records, leases, three limits, events"
         # Redis Cluster, "hash tags": what is between the first { and the first } after it.
         assert {re.search(r"\{(.*?)\}", key).group(1) for key in keys} == {f"{shard_of(organization):02}"}  # type: ignore[union-attr]
@@ -69,7 +69,7 @@ async def test_every_key_expires_by_itself_but_the_events_and_leases(
 ) -> None:
     await reservations.reserve(claim("open", demand(sliding(9)), demand(tokens_a_day(900), 7), demand(slots(9))))
     await reservations.settle(settlement("settled", admission=b"x"))
-    lasting = {key.decode().rpartition(":")[2] for key in await redis.keys() if await redis.ttl(key) < 0}
+    lasting = {_text(key).rpartition(":")[2] for key in await redis.keys() if await redis.ttl(key) < 0}
     assert lasting == {"leases", "events"}
 
 
@@ -96,3 +96,7 @@ def test_organizations_spread_over_all_shards() -> None:
     counted = Counter(shard_of(f"org_{number}") for number in range(SHARDS * 100))
     assert set(counted) == set(range(SHARDS))
     assert max(counted.values()) < 200
+
+
+def _text(key: bytes | str) -> str:
+    return key.decode() if isinstance(key, bytes) else key

@@ -123,6 +123,6 @@ def _comparable(answer: Reservation | Exceeded) -> object:
 
 def test_memory_and_redis_agree(redis_server: OwnRedis) -> None:
     run_state_machine_as_test(
-        lambda: Compared(redis_server.url),
+        lambda: Compared(redis_server.url),  # type: ignore[arg-type]
         settings=settings(max_examples=25, stateful_step_count=25, deadline=None),
     )

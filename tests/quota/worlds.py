@@ -66,7 +66,7 @@ class RedisWorld:
 
     async def pass_time(self, ms: int) -> None:
         until = await self.now_ms() + ms
-        while await self.now_ms() < until:
+        while await self.now_ms() < until:  # noqa: ASYNC110 - what is waited for is another process's clock
             await asyncio.sleep(0.002)
 
 
@@ -99,7 +99,7 @@ async def all_events(events: SettledEvents) -> list[SettledEvent]:
     found: list[SettledEvent] = []
     # The first answer may be empty: then what was read before is through, and the new comes.
     empty = 0
-    while empty < 2:  # noqa: PLR2004 - see above
+    while empty < 2:
         batch = await events.read(count=100, wait_ms=0)
         await events.acknowledge(batch)
         found += batch

@@ -1,6 +1,8 @@
 """The standard health service, on its own seam and through grpcio's own client of it."""
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import grpc
@@ -49,34 +51,43 @@ async def test_check_says_how_a_service_is_now(name: str, before: int, after: in
 )
 async def test_watch_says_how_a_service_is_and_each_change(name: str, before: int, after: int) -> None:
     health, stream = Health(["a.Service"]), MemoryStream()
+    # Watch takes one request: its clients end their own side at once, and listen on.
     stream.put(_asked(name))
-    watching = asyncio.create_task(health.watch(stream))
-    assert _status(await stream.answer()) == before
-    health.stop_serving()
-    if after != before:
-        assert _status(await stream.answer()) == after
     stream.end()
-    await watching
+    async with _watched(health, stream):
+        assert _status(await stream.answer()) == before
+        for _ in range(5):
+            await asyncio.sleep(0)
+        health.stop_serving()
+        if after != before:
+            assert _status(await stream.answer()) == after
 
 
 async def test_who_watches_a_server_that_drains_is_told_so_at_once() -> None:
     health, stream = Health([]), MemoryStream()
     health.stop_serving()
     stream.put(_asked(""))
-    watching = asyncio.create_task(health.watch(stream))
-    assert _status(await stream.answer()) == NOT_SERVING
     stream.end()
-    await watching
+    async with _watched(health, stream):
+        assert _status(await stream.answer()) == NOT_SERVING
 
 
-@pytest.mark.parametrize("asks", [True, False])
-async def test_a_watcher_that_leaves_leaves_nothing_behind(*, asks: bool) -> None:
-    health, stream = Health([]), MemoryStream()
-    if asks:
-        stream.put(_asked(""))
+async def test_a_watcher_that_leaves_without_asking_is_let_go() -> None:
+    stream = MemoryStream()
     stream.end()
-    await health.watch(stream)
+    await Health([]).watch(stream)
     await _nothing_else_runs()
+
+
+@contextlib.asynccontextmanager
+async def _watched(health: Health, stream: MemoryStream) -> AsyncIterator[None]:
+    """A watch, ended as gRPC ends the handler of a client that is gone."""
+    watching = asyncio.create_task(health.watch(stream))
+    try:
+        yield
+    finally:
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
 
 
 async def test_a_watch_that_is_cancelled_leaves_nothing_behind() -> None:
@@ -109,9 +120,10 @@ async def test_grpcios_own_client_understands_it(tmp_path: Path) -> None:
         asked = health_pb2.HealthCheckRequest(service="a.Service")
         assert (await stub.Check(asked)).status == SERVING
         watch = stub.Watch(asked)
-        assert (await watch.read()).status == SERVING
+        statuses = [await asyncio.wait_for(watch.read(), 20)]
         health.stop_serving()
-        assert (await asyncio.wait_for(watch.read(), 20)).status == NOT_SERVING
+        statuses.append(await asyncio.wait_for(watch.read(), 20))
+        assert [answer is not grpc.aio.EOF and answer.status for answer in statuses] == [SERVING, NOT_SERVING]
         assert (await stub.Check(asked)).status == NOT_SERVING
         watch.cancel()
     await server.stop(0)

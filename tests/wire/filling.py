@@ -33,7 +33,7 @@ class Filling:
     """Makes instances. `chance` is how likely a field is set; below `DEEPEST` none is."""
 
     def __init__(self, seed: int, *, chance: float = 1.0) -> None:
-        self._random = random.Random(seed)
+        self._random = random.Random(seed)  # noqa: S311 - no secret
         self._chance = chance
 
     def instance(self, dataclass: Dataclass, *, depth: int = 0, only: str | None = None) -> Any:

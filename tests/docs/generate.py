@@ -1,0 +1,274 @@
+"""Which pages are made from the code? Pure functions, a page's name to its text; run as a module, it writes them.
+
+`python -m tests.docs.generate`; test_generated.py fails while a page is stale.
+"""
+
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from enum import Enum
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+import yaml
+from prometheus_client import Counter, Gauge
+from pydantic import AliasChoices, HttpUrl, SecretStr
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings
+
+from authz.refusal import Reason
+from extproc.lifecycle import FINAL, TRANSITIONS, Cause, State
+from sidecar import metrics
+from sidecar.envoy_config import shipped
+from sidecar.settings import Settings, StoreSettings, UpSettings
+
+DOCS = Path(__file__).parents[2] / "docs"
+COMMAND = "python -m tests.docs.generate"
+_MARK = f"<!-- Made by `{COMMAND}` from the code. Change the code, not this page. -->"
+
+STATES = {
+    State.RECEIVED: "Envoy has it; nobody has decided yet",
+    State.REJECTED: "refused: it takes no room, has no row, and never reaches the Router",
+    State.ADMITTED: "room is taken under every limit; it may go to the Router",
+    State.DISPATCHED: "it has gone to the Router",
+    State.STREAMING: "the answer passes",
+    State.COMPLETED: "the Router answered with 2xx and the client has the whole answer",
+    State.FAILED: "the Router or the gateway failed it",
+    State.CANCELLED: "the client left",
+    State.TIMED_OUT: "it took too long",
+}
+CAUSES = {
+    Cause.FINISHED: (State.COMPLETED, "the answer came to its end"),
+    Cause.CLIENT_DISCONNECT: (State.CANCELLED, "the client closed its connection or reset its stream"),
+    Cause.UPSTREAM_ERROR: (State.FAILED, "the Router answered with another status than 2xx"),
+    Cause.UPSTREAM_RESET: (State.FAILED, "the Router broke the connection, or could not be reached"),
+    Cause.UPSTREAM_TIMEOUT: (State.TIMED_OUT, "the Router was silent for too long"),
+    Cause.DEADLINE: (
+        State.TIMED_OUT,
+        "the stream reached a total time limit; the shipped Envoy configuration sets none",
+    ),
+    Cause.GATEWAY_ERROR: (State.FAILED, "admitted, but the gateway itself could not let it pass"),
+    Cause.GATEWAY_LOST: (
+        State.FAILED,
+        "nobody could tell how it ended; it is charged by what was reserved, or by the events seen",
+    ),
+}
+# For the settings whose Field has no description.
+NOTES = {
+    "DATABASE_URL": "Postgres, as `postgresql://user:password@host:5432/name`.",
+    "REDIS_URL": "Redis, as `redis://`, `rediss://` or `unix://`.",
+    "GATEWAY_WORKERS": "Number of worker processes. Envoy's configuration must list as many sockets.",
+    "GATEWAY_OPS_HOST": "Address of /livez, /readyz and /metrics.",
+    "GATEWAY_MAX_BODY_BYTES": "Largest request body. Envoy's buffer filter must have the same limit.",
+    "GATEWAY_DRAIN_SECONDS": "How long running streams may go on after SIGTERM.",
+    "GATEWAY_LOG_FORMAT": "For people, or for machines.",
+}
+SECTIONS: tuple[tuple[str, str, type[BaseSettings], type[BaseSettings] | None], ...] = (
+    (
+        "The administrative commands",
+        (
+            "`inference-gateway migrate`, `tenant`, `key` and `usage`. Without `DATABASE_URL` they read `admin.env` in "
+            "`GATEWAY_STATE` (`.run`), which a running `inference-gateway up` writes."
+        ),
+        StoreSettings,
+        None,
+    ),
+    ("`inference-gateway serve`", "These, and those above.", Settings, StoreSettings),
+    (
+        "`inference-gateway up` (`make run`)",
+        (
+            "It makes the settings of its own `serve`: databases, pepper, sockets, a drain of 2 seconds and a quota "
+            "deadline of 0.5 seconds. The other settings of `serve` pass through."
+        ),
+        UpSettings,
+        None,
+    ),
+)
+
+
+def errors() -> str:
+    """Every reason of a refusal."""
+    by_envoy = _codes_of_envoy()
+    rows = [
+        (
+            f"`{reason.code}`",
+            reason.status,
+            f"`{reason.type}`",
+            "yes" if reason.retryable else "",
+            _speaker(reason, by_envoy),
+            reason.message,
+        )
+        for reason in Reason
+    ]
+    return _page(
+        "Errors",
+        "Every no of the gateway has this body; an answer of the Router, errors included, passes unchanged.",
+        '    {"error": {"message": ..., "type": ..., "param": ..., "code": ..., "details": {...},\n'
+        '               "request_id": ..., "timestamp": ...}}',
+        "`code` is one of those below: it is also the `outcome` of the metrics. `type` is what OpenAI's SDKs know. "
+        "`param` names the field or header that is wrong. `details` of an exceeded limit are `limit`, `ceiling` and "
+        "`used`; of a wrong method, `allow`. `message` may be more particular than the one in the table.",
+        "With a time to wait come `retry-after`, in whole seconds, rounded up, and `retry-after-ms`. Envoy's own "
+        "answers say `retry-after: 1` with 503 and nothing with the others.",
+        "Unknown, wrong, expired and revoked keys look alike, on purpose.",
+        _table(("code", "status", "type", "worth retrying", "said by", "message"), rows),
+    )
+
+
+def metrics_page() -> str:
+    """Every metric that `sidecar.metrics` declares."""
+    found = [metric for metric in vars(metrics).values() if isinstance(metric, Counter | Gauge)]
+    rows = [(f"`{_sample_name(metric)}`", _kind(metric), _labels(metric), metric._documentation) for metric in found]
+    return _page(
+        "Metrics",
+        "At `/metrics` on `GATEWAY_OPS_PORT`, in Prometheus' text format, summed over all processes. Workers carry "
+        "their counts over once a second. A tenant's id is never a label: their number is not bounded.",
+        _table(("name", "kind", "labels", "counts"), rows),
+        f"`outcome` is `{metrics.GRANTED}`, `{metrics.ADMITTED}`, or a code of [errors.md](errors.md). `state` and "
+        "`cause` are in [lifecycle.md](lifecycle.md). `usage_source` is `exact` when the Router said how many tokens, "
+        "or `estimated`.",
+    )
+
+
+def settings() -> str:
+    """Every setting, by the command that reads it."""
+    parts = []
+    for title, words, model, without in SECTIONS:
+        inherited = without.model_fields if without is not None else {}
+        rows = [_setting(model, name) for name in model.model_fields if name not in inherited]
+        parts += [f"## {title}", words, _table(("variable", "kind", "default", "what it is"), rows)]
+    return _page(
+        "Settings",
+        "Read once, from the environment. All that is wrong is told together, by the names of the variables.",
+        *parts,
+    )
+
+
+def lifecycle() -> str:
+    """States, causes and the picture of what may follow what."""
+    states = [
+        (f"`{state}`", "final" if state in FINAL else "", STATES[state], _inline(TRANSITIONS[state])) for state in State
+    ]
+    causes = [(f"`{cause}`", f"`{CAUSES[cause][0]}`", CAUSES[cause][1]) for cause in Cause]
+    return _page(
+        "The life of a request",
+        _diagram(),
+        _table(("state", "", "means", "may be followed by"), states),
+        "Native metering sees a request at two moments, when it is admitted and when it has ended. The states between "
+        "are part of the table of transitions, and are not observed today. A row of the ledger holds a final state "
+        "and its cause:",
+        _table(("cause", "state", "means"), causes),
+    )
+
+
+PAGES: dict[str, Callable[[], str]] = {
+    "errors.md": errors,
+    "metrics.md": metrics_page,
+    "settings.md": settings,
+    "lifecycle.md": lifecycle,
+}
+
+
+def _codes_of_envoy() -> set[str]:
+    config = yaml.safe_load(shipped("envoy.yaml").read_text())
+    manager = config["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
+    mappers = manager["local_reply_config"]["mappers"]
+    return {mapper["body_format_override"]["json_format"]["error"]["code"] for mapper in mappers}
+
+
+def _speaker(reason: Reason, by_envoy: set[str]) -> str:
+    if reason is Reason.UNKNOWN_PATH:
+        return "sidecar, Envoy"
+    return "Envoy" if reason.code in by_envoy else "sidecar"
+
+
+def _sample_name(metric: Counter | Gauge) -> str:
+    return f"{metric._name}_total" if isinstance(metric, Counter) else metric._name
+
+
+def _kind(metric: Counter | Gauge) -> str:
+    return "counter" if isinstance(metric, Counter) else "gauge"
+
+
+def _labels(metric: Counter | Gauge) -> str:
+    return ", ".join(f"`{label}`" for label in metric._labelnames)
+
+
+def _setting(model: type[BaseSettings], name: str) -> tuple[str, str, str, str]:
+    field = model.model_fields[name]
+    variable = _variable(model, name, field)
+    description = field.description or NOTES[variable]
+    return f"`{variable}`", _type(field), _default(field), description
+
+
+def _variable(model: type[BaseSettings], name: str, field: FieldInfo) -> str:
+    if isinstance(field.validation_alias, AliasChoices):
+        return str(field.validation_alias.choices[0])
+    return f"{model.model_config['env_prefix']}{name}".upper()
+
+
+def _type(field: FieldInfo) -> str:
+    kind = field.annotation
+    if get_origin(kind) is Literal:
+        return " or ".join(f"`{choice}`" for choice in get_args(kind))
+    choices = get_args(kind) if get_origin(kind) in {Union, UnionType} else (kind,)
+    return next(_named(choice) for choice in choices if choice is not NoneType) + _bounds(field)
+
+
+def _named(kind: Any) -> str:
+    # An alias such as Port stands in a union with its bounds around it.
+    bare = get_args(kind)[0] if get_args(kind) else kind
+    names = {SecretStr: "secret", Path: "path", HttpUrl: "URL", int: "integer", float: "number", str: "text"}
+    return names[bare]
+
+
+def _bounds(field: FieldInfo) -> str:
+    signs = {"ge": "from {}", "gt": "above {}", "le": "to {}", "lt": "below {}"}
+    found = [
+        words.format(getattr(bound, sign))
+        for bound in field.metadata
+        for sign, words in signs.items()
+        if hasattr(bound, sign)
+    ]
+    return f", {' '.join(found)}" if found else ""
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    return "" if field.default is None else f"`{field.default}`"
+
+
+def _diagram() -> str:
+    lines = ["```mermaid", "stateDiagram-v2", f"    [*] --> {State.RECEIVED}"]
+    lines += [f"    {state} --> {following}" for state in State for following in _ordered(TRANSITIONS[state])]
+    lines += [f"    {state} --> [*]" for state in State if state in FINAL]
+    return "\n".join([*lines, "```"])
+
+
+def _ordered(states: Iterable[State]) -> list[State]:
+    return sorted(states, key=list(State).index)
+
+
+def _inline(states: Iterable[Enum]) -> str:
+    return ", ".join(f"`{state.value}`" for state in State if state in states)
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+
+
+def _page(title: str, *parts: str) -> str:
+    return "\n\n".join([_MARK, f"# {title}", *parts]) + "\n"
+
+
+def main() -> None:
+    """Write every page."""
+    for name, make in PAGES.items():
+        (DOCS / name).write_text(make())
+        sys.stdout.write(f"docs/{name}\n")
+
+
+if __name__ == "__main__":
+    main()

