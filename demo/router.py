@@ -78,9 +78,7 @@ class Router:
             return _json(200, witness.totals())
         return _json(200, {"status": "ok"}) if path == "/healthz" else None
 
-    async def _answer(
-        self, request: web.BaseRequest, sighting: Sighting, path: str, body: bytes
-    ) -> web.StreamResponse:
+    async def _answer(self, request: web.BaseRequest, sighting: Sighting, path: str, body: bytes) -> web.StreamResponse:
         script = read_script(request.headers.items())
         if isinstance(script, BadHeader):
             message = f"the header {script.name} must be {script.wants}"
@@ -95,9 +93,7 @@ class Router:
             return await self._tell(request, sighting, 400, refusal)
         return await self._play(request, sighting, script, ask)
 
-    async def _play(
-        self, request: web.BaseRequest, sighting: Sighting, script: Script, ask: Ask
-    ) -> web.StreamResponse:
+    async def _play(self, request: web.BaseRequest, sighting: Sighting, script: Script, ask: Ask) -> web.StreamResponse:
         if script.delay_ms:
             await asyncio.sleep(script.delay_ms / 1000)
         if script.fault in BEFORE_HEADERS:
@@ -125,9 +121,7 @@ class Router:
         refusal = error_body(404, f"there is no {request.method} {path} here")
         return await self._tell(request, sighting, 404, refusal)
 
-    async def _tell(
-        self, request: web.BaseRequest, sighting: Sighting, status: int, body: bytes
-    ) -> web.StreamResponse:
+    async def _tell(self, request: web.BaseRequest, sighting: Sighting, status: int, body: bytes) -> web.StreamResponse:
         answer = await say(request, status, body)
         self._witness.ended(sighting, End.COMPLETED)
         return answer

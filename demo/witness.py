@@ -55,9 +55,7 @@ class _Sums:
 class Witness:
     """Remembers the newest requests by their id, and the sums of all of them."""
 
-    def __init__(
-        self, now: Callable[[], float], *, keep: int = MAX_SIGHTINGS, held_bytes: int = MAX_HELD
-    ) -> None:
+    def __init__(self, now: Callable[[], float], *, keep: int = MAX_SIGHTINGS, held_bytes: int = MAX_HELD) -> None:
         self.now = now
         self._keep = keep
         self._held_limit = held_bytes

@@ -99,7 +99,7 @@ def _usage(seen: Observation, admission: Admission, cause: Cause) -> tuple[int, 
     if seen.input_tokens is not None and seen.output_tokens is not None:
         return seen.input_tokens, seen.output_tokens, UsageSource.EXACT
     if not seen.passed or cause is Cause.UPSTREAM_ERROR:
-        return 0, 0, UsageSource.EXACT
+        return seen.input_tokens or 0, seen.output_tokens or 0, UsageSource.EXACT
     input_tokens, output_tokens = _estimate(seen, admission, cause)
     return (
         input_tokens if seen.input_tokens is None else seen.input_tokens,

@@ -3,8 +3,8 @@
     RECEIVED → ADMITTED → DISPATCHED → STREAMING → COMPLETED | FAILED | CANCELLED | TIMED_OUT
     RECEIVED → REJECTED
 
-Native metering sees a request at two moments only, when it is admitted and when it has ended; the states between
-are there for who watches more closely (inline metering).
+The gateway acts at two moments, when a request is admitted and when it has ended; what lies between is Envoy's, and
+is told apart by the times in the record.
 """
 
 from enum import StrEnum

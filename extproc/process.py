@@ -25,7 +25,7 @@ from quota.reservation import Claim, Exceeded, QuotaOutage, Reservation, Reserva
 from wire.transport import Service, Stream
 
 SERVICE_NAME = "envoy.service.ext_proc.v3.ExternalProcessor"
-# Four periodic access-log entries (envoy/envoy.yaml, access_log_flush_interval) may be lost before a lease runs out.
+# Three periodic access-log entries in a row (envoy/envoy.yaml, access_log_flush_interval) may be lost.
 LEASE_MS = 20_000
 _RETRY_AFTER_MS = 1000
 # A slot is freed some milliseconds after the client has its answer: the access log comes in small batches. A client

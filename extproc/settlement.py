@@ -144,12 +144,12 @@ class Settler:
         if not due:
             return
         requests = [(closed.admission.organization_id, closed.admission.request_id) for closed in due]
-        still_open = await self._reservations.open_among(requests)
-        for closed, is_open in zip(due, still_open, strict=True):
+        progress = await self._reservations.progress(requests)
+        for closed, events in zip(due, progress, strict=True):
             admission = closed.admission
             known = self._closed.pop(admission.request_id, None) is not None
-            if known and is_open and admission.request_id not in self._waiting:
-                self.settle(admission, endings.lost(admission, events=0, ended_ms=self._now_ms()))
+            if known and events is not None and admission.request_id not in self._waiting:
+                self.settle(admission, endings.lost(admission, events=events, ended_ms=self._now_ms()))
 
     def _due(self) -> list[_Closed]:
         latest = self._now() - GRACE_SECONDS

@@ -113,9 +113,10 @@ class MemoryReservations:
                 self._slots[hold.key][request_id] = record.lease_end_ms
         return True
 
-    async def open_among(self, requests: Sequence[tuple[str, str]]) -> list[bool]:
-        """See `Reservations.open_among`."""
-        return [request_id in self._open for _, request_id in requests]
+    async def progress(self, requests: Sequence[tuple[str, str]]) -> list[int | None]:
+        """See `Reservations.progress`."""
+        records = [self._open.get(request_id) for _, request_id in requests]
+        return [None if record is None else record.events for record in records]
 
     async def overdue(self, *, limit: int) -> list[Overdue]:
         """See `Reservations.overdue`."""

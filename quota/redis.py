@@ -92,22 +92,25 @@ class RedisReservations:
         keys = [_record(shard, request_id), _key(shard, "leases")]
         return bool(await self._run(_RENEW, keys, [request_id, lease_ms, events]))
 
-    async def open_among(self, requests: Sequence[tuple[str, str]]) -> list[bool]:
-        """See `Reservations.open_among`."""
+    async def progress(self, requests: Sequence[tuple[str, str]]) -> list[int | None]:
+        """See `Reservations.progress`. Few are open: one command finds them, however many are asked for."""
         by_shard: dict[int, list[str]] = {}
         for organization_id, request_id in requests:
             by_shard.setdefault(shard_of(organization_id), []).append(request_id)
-        answers = await asyncio.gather(*(self._leased(shard, ids) for shard, ids in by_shard.items()))
-        leased = {request_id for answer in answers for request_id in answer}
-        return [request_id in leased for _, request_id in requests]
+        answers = await asyncio.gather(*(self._progress_in(shard, ids) for shard, ids in by_shard.items()))
+        found = {request_id: events for answer in answers for request_id, events in answer}
+        return [found.get(request_id) for _, request_id in requests]
 
-    async def _leased(self, shard: int, request_ids: list[str]) -> list[str]:
-        """Those that hold a lease, which every open request does. One command, however many they are."""
+    async def _progress_in(self, shard: int, request_ids: list[str]) -> list[tuple[str, int]]:
         try:
             scores = await self._pipe.call("ZMSCORE", _key(shard, "leases"), *request_ids)
+            leased = [request_id for request_id, score in zip(request_ids, scores, strict=True) if score is not None]
+            events = await asyncio.gather(
+                *(self._pipe.call("HGET", _record(shard, request_id), "events") for request_id in leased)
+            )
         except ResponseError as error:
             raise QuotaOutage(f"Redis could not do it: {error}") from error
-        return [request_id for request_id, score in zip(request_ids, scores, strict=True) if score is not None]
+        return [(request_id, int(count or 0)) for request_id, count in zip(leased, events, strict=True)]
 
     async def overdue(self, *, limit: int) -> list[Overdue]:
         """See `Reservations.overdue`."""

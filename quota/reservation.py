@@ -117,8 +117,8 @@ class Reservations(Protocol):
     async def renew(self, organization_id: str, request_id: str, *, lease_ms: int, events: int) -> bool:
         """A request is alive: extend its lease and note its progress. False when it is not open."""
 
-    async def open_among(self, requests: Sequence[tuple[str, str]]) -> list[bool]:
-        """For each (organization id, request id), whether the request is reserved and not settled."""
+    async def progress(self, requests: Sequence[tuple[str, str]]) -> list[int | None]:
+        """For each (organization id, request id), the last events reported; None when it is not open."""
 
     async def overdue(self, *, limit: int) -> list[Overdue]:
         """Up to `limit` requests whose lease has run out."""

@@ -15,7 +15,6 @@ from sidecar.commands.admin_settings import store_settings
 from sidecar.commands.session import PlainErrors, fail
 from sidecar.commands.usage import usage
 from store.field_error import FieldError
-from store.migration import migrate as migrate_schema
 
 app = typer.Typer(
     name="inference-gateway",
@@ -41,6 +40,8 @@ def migrate() -> None:
 
     Safe to repeat, and to run several times at once.
     """
+    from store.migration import migrate as migrate_schema  # noqa: PLC0415 - only this command needs Alembic
+
     dsn = store_settings().database_url.get_secret_value()
     typer.echo(f"The schema is at revision {asyncio.run(migrate_schema(dsn))}.")
 

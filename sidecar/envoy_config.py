@@ -69,7 +69,8 @@ def _place_filters(listener: Any, max_body_bytes: int) -> None:
     by_name = {http_filter["name"]: http_filter["typed_config"] for http_filter in filters}
     by_name[_BUFFER]["max_request_bytes"] = max_body_bytes
     by_name[_HOLD_HEADERS]["max_request_bytes"] = max_body_bytes + _HEADROOM_BYTES
-    by_name[_LUA]["default_source_code"]["filename"] = str(shipped("meter.lua"))
+    # Whoever runs Envoy need not have this package.
+    by_name[_LUA]["default_source_code"] = {"inline_string": shipped("meter.lua").read_text()}
 
 
 def _places(cluster: str, addresses: EnvoyAddresses) -> list[list[dict[str, Any]]]:

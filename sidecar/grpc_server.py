@@ -19,7 +19,7 @@ _HEADROOM_BYTES = 1_048_576
 
 
 class GrpcServer:
-    """Serves on a Unix socket. `max_body_bytes` bounds what a message may hold.
+    """Serves on a Unix socket of file mode `mode`. `max_body_bytes` bounds what a message may hold.
 
     The socket's path must be this process's alone: grpcio unlinks it on stop, even when another process has bound it
     since.
@@ -32,6 +32,7 @@ class GrpcServer:
         path: Path,
         max_body_bytes: int,
         observe_error: Callable[[Exception], None],
+        mode: int = 0o600,
     ) -> None:
         limit = max_body_bytes + _HEADROOM_BYTES
         self._observe_error = observe_error
@@ -40,6 +41,7 @@ class GrpcServer:
         )
         self._server.add_generic_rpc_handlers([self._generic_handler(service) for service in services])
         self._path = path
+        self._mode = mode
         self._running = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -49,7 +51,7 @@ class GrpcServer:
         self._path.unlink(missing_ok=True)
         self._server.add_insecure_port(f"unix:{self._path}")
         await self._server.start()
-        self._path.chmod(0o600)
+        self._path.chmod(self._mode)
 
     async def stop(self, grace_seconds: float) -> None:
         """Refuse new calls, let the running ones finish for so long, then end them and the endless ones."""

@@ -7,9 +7,7 @@ request that nobody reports any more is settled from what is known. And it takes
 
 import asyncio
 import contextlib
-import os
 import signal
-import socket
 import time
 from collections.abc import Coroutine
 from typing import Any
@@ -19,6 +17,7 @@ import uvloop
 from extproc import admission as admissions
 from extproc import ending as endings
 from extproc.access_log import AccessLog
+from extproc.process import LEASE_MS
 from extproc.record import UsageRecord
 from extproc.settlement import Settler, sweep
 from quota.redis import RedisReservations, RedisSettledEvents
@@ -103,12 +102,22 @@ def _now_ms() -> int:
 
 
 async def _sweep(reservations: RedisReservations, logger: Logger) -> None:
+    """Settle what nobody reports.
+
+    Not before a whole lease has passed since the start, or since Redis was away: until then nobody could report, and
+    Envoy may hold entries of what has ended meanwhile.
+    """
+    quiet_until = time.monotonic() + LEASE_MS / _MS_PER_SECOND
     while True:
         await asyncio.sleep(_SWEEP_SECONDS)
-        with contextlib.suppress(QuotaOutage):
-            for admission, ending in await sweep(reservations, now_ms=_now_ms()):
+        try:
+            overdue = time.monotonic() >= quiet_until
+            for admission, ending in await sweep(reservations, now_ms=_now_ms()) if overdue else ():
                 metrics.observe_settlement(admission, ending)
                 logger.warning("lost", action="request_lost", request_id=admission.request_id)
+            await reservations.progress([])
+        except QuotaOutage:
+            quiet_until = time.monotonic() + LEASE_MS / _MS_PER_SECOND
 
 
 async def _export_metrics(events: RedisSettledEvents) -> None:
@@ -126,7 +135,7 @@ async def write(settings: Settings, logger: Logger) -> None:
         asyncio.get_running_loop().add_signal_handler(number, terminated.set)
     redis = redis_client.connect(settings, wait_seconds=_REDIS_SECONDS)
     # Its next life on this host takes the same name, and with it what this one leaves unfinished.
-    events = RedisSettledEvents(redis, consumer=f"{socket.gethostname()}-{os.environ.get('GATEWAY_WRITER', '0')}")
+    events = RedisSettledEvents(redis, consumer=settings.replica)
     reservations = RedisReservations(redis, deadline=_REDIS_SECONDS)
     settler = Settler(reservations, now=time.monotonic, now_ms=_now_ms, observe=metrics.observe_settlement)
     server = _access_log_server(settings, reservations, settler, logger)
@@ -155,6 +164,7 @@ def _access_log_server(
     return GrpcServer(
         [access_log, Health([access_log.name]).service()],
         path=ledger_socket(settings.socket_dir),
+        mode=int(settings.socket_mode, 8),
         max_body_bytes=settings.max_body_bytes,
         observe_error=observe_error,
     )

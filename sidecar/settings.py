@@ -3,6 +3,7 @@
 All errors are reported together, each naming its variable; secrets never show in a `repr`.
 """
 
+import socket
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -16,6 +17,10 @@ MIN_PEPPER_LENGTH = 32
 MAX_SOCKET_DIR_LENGTH = 90
 
 Port = Annotated[int, Field(ge=1, le=65535)]
+Workers = Annotated[int, Field(ge=1, le=64)]
+BodyBytes = Annotated[int, Field(ge=1024)]
+MAX_BODY_BYTES = 4 * 1024 * 1024
+_BODY_BYTES = "Largest request body. Envoy's buffer filter must have the same limit."
 
 
 class StoreSettings(BaseSettings):
@@ -23,7 +28,10 @@ class StoreSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="GATEWAY_", frozen=True, extra="ignore", hide_input_in_errors=True)
 
-    database_url: SecretStr = Field(validation_alias=AliasChoices("DATABASE_URL", "database_url"))
+    database_url: SecretStr = Field(
+        validation_alias=AliasChoices("DATABASE_URL", "database_url"),
+        description="Postgres, as `postgresql://user:password@host:5432/name`.",
+    )
     key_pepper: SecretStr = Field(description="Key of the keyed hash under which API keys are stored.")
 
     @field_validator("key_pepper")
@@ -41,17 +49,34 @@ class StoreSettings(BaseSettings):
 class Settings(StoreSettings):
     """Everything `inference-gateway serve` reads."""
 
-    redis_url: SecretStr = Field(validation_alias=AliasChoices("REDIS_URL", "redis_url"))
+    redis_url: SecretStr = Field(
+        validation_alias=AliasChoices("REDIS_URL", "redis_url"),
+        description="Redis, as `redis://`, `rediss://` or `unix://`.",
+    )
     socket_dir: Path = Field(description="Folder of the workers' Unix sockets, worker-0.sock and so on.")
-    workers: Annotated[int, Field(ge=1, le=64)] = 2
-    ops_host: str = "127.0.0.1"
+    socket_mode: Annotated[str, Field(pattern="^0[0-7]{3}$")] = Field(
+        default="0600",
+        description="File mode of the sockets, octal; 0660 when Envoy runs as another user of the group.",
+    )
+    workers: Workers = Field(
+        default=2, description="Number of worker processes. Envoy's configuration must list as many sockets."
+    )
+    replica: str = Field(
+        default_factory=socket.gethostname,
+        min_length=1,
+        description="Name of this replica. Two that run at the same time must differ; by default the host's name.",
+    )
+    ops_host: str = Field(default="127.0.0.1", description="Address of /livez, /readyz and /metrics.")
     ops_port: Port = Field(default=8444, description="Port of /livez, /readyz and /metrics.")
-    max_body_bytes: Annotated[int, Field(ge=1024)] = 4 * 1024 * 1024
-    quota_deadline_seconds: Annotated[float, Field(gt=0, le=10)] = Field(
+    max_body_bytes: BodyBytes = Field(default=MAX_BODY_BYTES, description=_BODY_BYTES)
+    # Envoy waits 2 s for an admission, which may ask for its limits three times (extproc/process.py).
+    quota_deadline_seconds: Annotated[float, Field(gt=0, le=0.6)] = Field(
         default=0.05, description="How long a request waits for its limits before it is refused with 503."
     )
-    drain_seconds: Annotated[float, Field(ge=0)] = 30.0
-    log_format: Literal["console", "json"] = "console"
+    drain_seconds: Annotated[float, Field(ge=0)] = Field(
+        default=30.0, description="How long running streams may go on after SIGTERM."
+    )
+    log_format: Literal["console", "json"] = Field(default="console", description="For people, or for machines.")
 
     @model_validator(mode="after")
     def _socket_paths_fit(self) -> Self:
@@ -70,7 +95,8 @@ class UpSettings(BaseSettings):
     port: Port = Field(default=8443, description="Port of Envoy's public TLS listener.")
     state: Path = Field(default=Path(".run"), description="Folder of all data, logs, certificates and sockets.")
     ops_port: Port | None = Field(default=None, description="Port of the sidecar's health; default: port + 1.")
-    workers: Annotated[int, Field(ge=1, le=64)] = 2
+    workers: Workers = Field(default=2, description="Number of worker processes.")
+    max_body_bytes: BodyBytes = Field(default=MAX_BODY_BYTES, description="Largest request body.")
     router_url: HttpUrl | None = Field(
         default=None,
         validation_alias=AliasChoices("ROUTER_URL", "router_url"),

@@ -233,7 +233,7 @@ def _demo_env(url: str, ca: Path, key: str) -> str:
 
 
 def _shell(values: Mapping[str, str]) -> str:
-    return "".join(f"{name}={shlex.quote(value)}\n" for name, value in values.items())
+    return "".join(f"export {name}={shlex.quote(value)}\n" for name, value in values.items())
 
 
 def _greeting(run: Run, key: str, *, seconds: float) -> str:

@@ -83,6 +83,7 @@ async def work(settings: Settings, index: int, logger: Logger) -> None:
         server = GrpcServer(
             [*services, health.service()],
             path=worker_socket(settings.socket_dir, index),
+            mode=int(settings.socket_mode, 8),
             max_body_bytes=settings.max_body_bytes,
             observe_error=observe_error,
         )

@@ -15,9 +15,8 @@ from authz.routes import ROUTES
 from authz.wire import ARRIVAL_KEY, GRANT_KEY, METADATA_NAMESPACE, METERING_HEADER, router_headers
 from extproc import wire
 from extproc.process import LEASE_MS
-from sidecar import launch
 from sidecar.envoy_config import shipped
-from sidecar.settings import Settings
+from sidecar.settings import Settings, UpSettings
 from tests.support.values import grant
 
 YAML = shipped("envoy.yaml").read_text()
@@ -173,7 +172,7 @@ def test_the_filters_stand_in_the_order_that_their_reasons_ask_for() -> None:
 
 def test_one_limit_of_bodies_everywhere() -> None:
     limit = FILTERS["envoy.filters.http.buffer"]["max_request_bytes"]
-    assert limit == Settings.model_fields["max_body_bytes"].default == launch._MAX_BODY_BYTES
+    assert limit == Settings.model_fields["max_body_bytes"].default == UpSettings.model_fields["max_body_bytes"].default
     assert FILTERS["gateway.hold_headers"]["max_request_bytes"] == limit + 65_536
 
 

@@ -37,6 +37,8 @@ def envoy_command(config: Path, *, concurrency: int) -> Command:
         argv=(
             *(str(envoy_binary()), "-c", str(config)),
             *("--concurrency", str(concurrency), "--log-level", "warn"),
+            # `misc` warns of every field that Envoy calls work in progress, at every start.
+            *("--component-log-level", "misc:error"),
             # Hot restart takes shared memory and a base id, over which two runs on one machine would collide.
             "--disable-hot-restart",
         ),

@@ -49,9 +49,7 @@ async def read_into(found: bytearray, answer: httpx.Response) -> None:
         found += data
 
 
-@pytest.mark.parametrize(
-    ("fault", "error"), [("reset", httpx.ReadError), ("close", httpx.RemoteProtocolError)]
-)
+@pytest.mark.parametrize(("fault", "error"), [("reset", httpx.ReadError), ("close", httpx.RemoteProtocolError)])
 async def test_a_broken_stream_looks_the_same_on_uvloop(fault: str, error: type[Exception]) -> None:
     found = bytearray()
     headers = {"x-demo-fault": f"{fault}-mid-stream"}

@@ -99,9 +99,7 @@ async def rest(raw: Raw) -> tuple[bytes, bool]:
     return found, False
 
 
-@pytest.mark.parametrize(
-    ("fault", "reset"), [("reset-before-headers", True), ("close-before-headers", False)]
-)
+@pytest.mark.parametrize(("fault", "reset"), [("reset-before-headers", True), ("close-before-headers", False)])
 async def test_a_break_before_the_headers(desk: Desk, fault: str, reset: bool) -> None:  # noqa: FBT001
     raw = await desk.raw()
     await raw.post("/v1/infer", INFER, x_request_id="r", x_demo_fault=fault)

@@ -53,16 +53,6 @@ CAUSES = {
         "nobody could tell how it ended; it is charged by what was reserved, or by the events seen",
     ),
 }
-# For the settings whose Field has no description.
-NOTES = {
-    "DATABASE_URL": "Postgres, as `postgresql://user:password@host:5432/name`.",
-    "REDIS_URL": "Redis, as `redis://`, `rediss://` or `unix://`.",
-    "GATEWAY_WORKERS": "Number of worker processes. Envoy's configuration must list as many sockets.",
-    "GATEWAY_OPS_HOST": "Address of /livez, /readyz and /metrics.",
-    "GATEWAY_MAX_BODY_BYTES": "Largest request body. Envoy's buffer filter must have the same limit.",
-    "GATEWAY_DRAIN_SECONDS": "How long running streams may go on after SIGTERM.",
-    "GATEWAY_LOG_FORMAT": "For people, or for machines.",
-}
 SECTIONS: tuple[tuple[str, str, type[BaseSettings], type[BaseSettings] | None], ...] = (
     (
         "The administrative commands",
@@ -197,7 +187,7 @@ def _labels(metric: Counter | Gauge) -> str:
 def _setting(model: type[BaseSettings], name: str) -> tuple[str, str, str, str]:
     field = model.model_fields[name]
     variable = _variable(model, name, field)
-    description = field.description or NOTES[variable]
+    description = field.description or ""
     return f"`{variable}`", _type(field), _default(field), description
 
 

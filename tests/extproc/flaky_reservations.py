@@ -43,9 +43,9 @@ class FlakyReservations:
         await self._begin("renew")
         return await self.kept.renew(organization_id, request_id, lease_ms=lease_ms, events=events)
 
-    async def open_among(self, requests: Sequence[tuple[str, str]]) -> list[bool]:
-        await self._begin("open_among")
-        return await self.kept.open_among(requests)
+    async def progress(self, requests: Sequence[tuple[str, str]]) -> list[int | None]:
+        await self._begin("progress")
+        return await self.kept.progress(requests)
 
     async def overdue(self, *, limit: int) -> list[Overdue]:
         await self._begin("overdue")

@@ -159,7 +159,7 @@ def test_whatever_is_seen_a_request_ends_in_a_final_state_and_is_never_charged_b
     assert found.state in FINAL - {State.REJECTED}
     assert found.input_tokens >= 0
     assert found.output_tokens >= 0
-    if seen.input_tokens is not None or seen.output_tokens is not None:
+    if seen.input_tokens is not None and seen.output_tokens is not None:
         assert found.usage_source is EXACT
     assert endings.decode(endings.encode(found)) == found
 

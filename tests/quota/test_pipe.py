@@ -197,20 +197,20 @@ async def test_a_frozen_redis_is_an_outage_at_the_deadline_and_answers_are_not_m
         reserving(redis) as patient,
     ):
         assert isinstance(await patient.reserve(claim("warm", demand(limit, 1))), Reservation)
-        await hurried.open_among([("org_a", "warm")])
+        await hurried.progress([("org_a", "warm")])
         loop = asyncio.get_running_loop()
         with own_redis.frozen():
             began = loop.time()
             asked = [hurried.reserve(claim(f"late {number}", demand(limit, 7))) for number in range(10)]
             answers = await asyncio.gather(*asked, return_exceptions=True)
             with pytest.raises(QuotaOutage):
-                await hurried.open_among([("org_a", "warm")])
+                await hurried.progress([("org_a", "warm")])
             assert loop.time() - began < 2.0
         assert [type(answer) for answer in answers] == [QuotaOutage] * 10
         async with asyncio.timeout(10):
             while True:
                 with contextlib.suppress(QuotaOutage):
-                    assert await hurried.open_among([("org_a", "warm"), ("org_a", "none")]) == [True, False]
+                    assert await hurried.progress([("org_a", "warm"), ("org_a", "none")]) == [0, None]
                     break
         fresh = await asyncio.gather(
             *(patient.reserve(claim(f"r{amount}", demand(limit, amount))) for amount in range(100, 120))
@@ -230,7 +230,7 @@ async def test_a_dead_redis_is_an_outage_and_is_used_again_once_it_is_back(own_r
             reservations.settle(settlement("a")),
             reservations.release("org_a", "a"),
             reservations.renew("org_a", "a", lease_ms=1, events=1),
-            reservations.open_among([("org_a", "a")]),
+            reservations.progress([("org_a", "a")]),
             reservations.overdue(limit=1),
         )
         for ask in asks:

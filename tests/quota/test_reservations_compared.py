@@ -80,7 +80,7 @@ class Compared(RuleBasedStateMachine):
     @invariant()
     def the_same_is_open(self) -> None:
         asked = [(self.organization, f"r{number}") for number in range(8)]
-        self._both(lambda reservations: reservations.open_among(asked))
+        self._both(lambda reservations: reservations.progress(asked))
 
     @invariant()
     def the_same_is_used_and_never_more_requests_or_slots_than_the_ceiling(self) -> None:

@@ -54,7 +54,7 @@ async def test_all_or_none_wherever_the_full_limit_stands(world: World, full: Li
     demands.insert(place, demand(full))
     assert (await _refused(world, "a", *demands)).limit == full
     assert await _uses(world, REQUESTS, TOKENS, SLOTS) == [0, 0, 0]
-    assert await world.reservations.open_among([("org_a", "a")]) == [False]
+    assert await world.reservations.progress([("org_a", "a")]) == [None]
 
 
 async def test_the_first_limit_that_has_no_room_is_named(world: World) -> None:
@@ -171,7 +171,7 @@ async def test_a_slot_ends_with_its_lease_and_the_request_stays_open(world: Worl
     await _reserved(world, "a", demand(limit), lease_ms=30)
     await world.pass_time(31)
     await _reserved(world, "b", demand(limit))
-    assert await world.reservations.open_among([("org_a", "a"), ("org_a", "b")]) == [True, True]
+    assert await world.reservations.progress([("org_a", "a"), ("org_a", "b")]) == [0, 0]
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ async def test_a_request_is_settled_once_and_leaves_one_event(world: World) -> N
     [event] = await all_events(world.events)
     assert (event.admission, event.ending) == (b"admission of a", b"ending of a")
     assert await used(world.reservations, TOKENS) == 7 + answers.index(True)
-    assert await world.reservations.open_among([("org_a", "a")]) == [False]
+    assert await world.reservations.progress([("org_a", "a")]) == [None]
 
 
 async def test_an_unknown_request_is_left_alone(world: World) -> None:
@@ -292,13 +292,13 @@ async def test_overdue_names_who_is_not_reported_any_more_with_the_furthest_prog
     assert len(await world.reservations.overdue(limit=10)) == 2, "asking changes nothing"
 
 
-async def test_open_among_answers_in_the_order_of_the_question(world: World) -> None:
+async def test_progress_answers_in_the_order_of_the_question(world: World) -> None:
     await _reserved(world, "a")
     await _reserved(world, "b")
     await world.reservations.settle(settlement("b"))
     asked = [("org_a", request_id) for request_id in ("b", "a", "unknown", "a")]
-    assert await world.reservations.open_among(asked) == [False, True, False, True]
-    assert await world.reservations.open_among([]) == []
+    assert await world.reservations.progress(asked) == [None, 0, None, 0]
+    assert await world.reservations.progress([]) == []
 
 
 @pytest.mark.parametrize("text", [b"", b"\0\xff\n", '{"model":"\N{SNOWMAN}"}'.encode(), b"x" * 100_000])
