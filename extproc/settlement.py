@@ -22,7 +22,6 @@ RETRY_SECONDS = 0.25
 # What waits for Redis is bounded; beyond it the oldest is left to the sweeper.
 MAX_WAITING = 100_000
 _BATCH = 500
-_ABSENT = object()
 _T = TypeVar("_T")
 
 
@@ -61,8 +60,6 @@ class Settler:
         self._now_ms = now_ms
         self._observe = observe
         self._closed: OrderedDict[str, _Closed] = OrderedDict()
-        # Ended here already, most often before their ext_proc streams closed: nothing is left to look after.
-        self._recent: OrderedDict[str, None] = OrderedDict()
         self._waiting: OrderedDict[str, _Operation] = OrderedDict()
         self._running: set[asyncio.Task[None]] = set()
 
@@ -73,8 +70,7 @@ class Settler:
 
     def settle(self, admission: Admission, ending: Ending) -> None:
         """Settle a request whose end is known."""
-        if self._closed.pop(admission.request_id, None) is None:
-            _remember(self._recent, admission.request_id, None)
+        self._closed.pop(admission.request_id, None)
         self._start(_Operation(admission, ending, settlement(admission, ending)))
 
     def settle_if_reserved(self, admission: Admission, ending: Ending) -> None:
@@ -87,8 +83,7 @@ class Settler:
 
     def stream_closed(self, admission: Admission) -> None:
         """The ext_proc stream of a request has ended; its access-log entry should come now."""
-        if self._recent.pop(admission.request_id, _ABSENT) is _ABSENT:
-            _remember(self._closed, admission.request_id, _Closed(admission, self._now()))
+        _remember(self._closed, admission.request_id, _Closed(admission, self._now()))
 
     async def run(self) -> None:
         """Retry what waits and settle what has lost its log entry, until cancelled."""

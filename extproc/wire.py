@@ -54,7 +54,11 @@ def let_pass(*, record: str, body: bytes | None, strip_usage: bool) -> bytes:
     common.SetInParent()
     if body is not None:
         common.body_mutation.body = body
-    fields = response.dynamic_metadata.fields[ADMISSION_NAMESPACE].struct_value.fields
+    metadata = response.dynamic_metadata.fields
+    # The record says all that the end must know; entries that wait for a listener should be small.
+    for key in (GRANT_KEY, ARRIVAL_KEY):
+        metadata[METADATA_NAMESPACE].struct_value.fields[key].string_value = ""
+    fields = metadata[ADMISSION_NAMESPACE].struct_value.fields
     fields["admitted"].string_value = "yes"
     fields["record"].string_value = record
     if strip_usage:

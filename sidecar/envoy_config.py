@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from sidecar.sockets import ledger_socket, worker_socket
+from sidecar.sockets import recorder_socket, worker_socket
 
 _HEADROOM_BYTES = 65_536
 # A name, an IPv4 address, or an IPv6 address in brackets.
@@ -82,7 +82,7 @@ def _places(cluster: str, addresses: EnvoyAddresses) -> list[list[dict[str, Any]
         case "sidecar":
             return [workers]
         case "access_log":
-            return [workers, [_pipe(ledger_socket(addresses.socket_dir))]]
+            return [[_pipe(recorder_socket(addresses.socket_dir))], workers]
         case _:
             raise ValueError(f"the shipped configuration has a cluster that is not known: {cluster}")
 

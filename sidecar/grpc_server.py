@@ -14,6 +14,7 @@ import grpc
 
 from wire.transport import Service, StreamHandler, UnaryHandler
 
+_LINGER_SECONDS = 0.25
 # A request's body comes in one message, with the metadata around it.
 _HEADROOM_BYTES = 1_048_576
 
@@ -59,6 +60,9 @@ class GrpcServer:
         idle = asyncio.ensure_future(self._idle.wait())
         await asyncio.wait({stopping, idle}, return_when=asyncio.FIRST_COMPLETED)
         idle.cancel()
+        if not stopping.done():
+            # What the last calls left behind still comes over the endless streams: the access log, in small batches.
+            await asyncio.wait({stopping}, timeout=_LINGER_SECONDS)
         await self._server.stop(0)
         await stopping
 

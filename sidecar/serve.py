@@ -1,9 +1,8 @@
-"""What is `inference-gateway serve`? Supervises the workers and the ledger writer, and answers for their health."""
+"""What is `inference-gateway serve`? Supervises workers, recorder and ledger writer, and answers for their health."""
 
 import asyncio
 import contextlib
 import os
-import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -21,6 +20,7 @@ from redis.exceptions import RedisError
 from control import operations
 from control.operations import Probe
 from sidecar import logs, redis_client
+from sidecar.lifetime import termination
 from sidecar.logs import Logger
 from sidecar.process import Child, Command, Exit, keep_running
 from sidecar.settings import Settings
@@ -35,9 +35,7 @@ _STOP_MARGIN_SECONDS = 1.5
 async def serve(settings: Settings, logger: Logger) -> int:
     """Run until SIGTERM or SIGINT; returns the exit code."""
     settings.socket_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    terminated = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, terminated.set)
+    terminated = termination()
     with _metrics_folder() as folder:
         supervisors = [
             asyncio.create_task(_supervise(command, logger)) for command in _commands(settings, {METRICS_DIR: folder})
@@ -66,10 +64,11 @@ def _commands(settings: Settings, env: Mapping[str, str]) -> list[Command]:
         )
         for index in range(settings.workers)
     ]
-    writer = Command(
-        name="ledger", argv=(sys.executable, "-m", "sidecar.ledger_writer"), env=env, stop_seconds=stop_seconds
-    )
-    return [*workers, writer]
+    others = [
+        Command(name=name, argv=(sys.executable, "-m", module), env=env, stop_seconds=stop_seconds)
+        for name, module in (("recorder", "sidecar.recorder"), ("ledger", "sidecar.ledger_writer"))
+    ]
+    return [*workers, *others]
 
 
 async def _supervise(command: Command, logger: Logger) -> None:

@@ -8,6 +8,6 @@ def worker_socket(socket_dir: Path, index: int) -> Path:
     return socket_dir / f"worker-{index}.sock"
 
 
-def ledger_socket(socket_dir: Path) -> Path:
-    """The socket on which the ledger's process takes the access log while no worker lives."""
-    return socket_dir / "ledger.sock"
+def recorder_socket(socket_dir: Path) -> Path:
+    """The socket on which the recorder takes the access log."""
+    return socket_dir / "recorder.sock"

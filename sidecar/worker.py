@@ -7,7 +7,6 @@ when they come.
 import asyncio
 import contextlib
 import gc
-import signal
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -23,6 +22,7 @@ from quota.redis import RedisReservations
 from sidecar import logs, metrics, redis_client
 from sidecar.grpc_health import Health
 from sidecar.grpc_server import GrpcServer
+from sidecar.lifetime import termination
 from sidecar.logs import Logger
 from sidecar.settings import Settings
 from sidecar.sockets import worker_socket
@@ -93,9 +93,7 @@ async def work(settings: Settings, index: int, logger: Logger) -> None:
 
 
 async def _serve(server: GrpcServer, health: Health, drain_seconds: float, logger: Logger) -> None:
-    terminated = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, terminated.set)
+    terminated = termination()
     await server.start()
     # What is alive now stays so: the collector need not look at it again, or copy its pages after a fork.
     gc.collect()

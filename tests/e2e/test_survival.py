@@ -57,7 +57,7 @@ class Streams:
     async def _follow(self) -> tuple[str, list[str]]:
         headers = {"x_demo_events": str(self._events), "x_demo_interval_ms": "100"}
         async with streaming(self._client, {}, **headers) as (response, events):
-            assert response.status_code == 200
+            assert response.status_code == 200, await response.aread()
             read = [await anext(events)]
             self._begun += 1
             if self._begun == STREAMS:
@@ -67,8 +67,9 @@ class Streams:
 
     async def begun(self) -> "Streams":
         begun = asyncio.create_task(self.all_begun.wait())
-        await asyncio.wait({begun, *self._tasks}, return_when=asyncio.FIRST_COMPLETED)
-        assert self.all_begun.is_set()
+        done, _ = await asyncio.wait({begun, *self._tasks}, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()  # a stream that did not begin says why
         return self
 
     async def ended(self) -> list[tuple[str, list[str]]]:
@@ -100,7 +101,12 @@ async def _assert_whole(gateway: Gateway, tenant: Tenant, ended: list[tuple[str,
         assert read[-1] == "[DONE]"
         assert len(read) == events + 1
     ids = {request_id for request_id, _ in ended}
-    rows = [row for row in await _rows(gateway, tenant, len(ids)) if row["request_id"] in ids]
+
+    async def all_there() -> bool:
+        return ids <= {row["request_id"] for row in await gateway.rows(tenant)}
+
+    await until(all_there, seconds=60)
+    rows = [row for row in await gateway.rows(tenant) if row["request_id"] in ids]
     assert len(rows) == len(ids) == STREAMS
     assert {(row["state"], row["cause"], row["output_tokens"], row["usage_source"]) for row in rows} == {
         ("completed", "finished", events, "exact")
@@ -160,10 +166,25 @@ async def test_the_ledger_writer_killed_again_and_again_loses_and_doubles_nothin
     admitted = 0
     for _ in range(4):
         answers = await asyncio.gather(*(_post(client) for _ in range(50)))
-        admitted += [answer.status_code for answer in answers].count(200)
+        assert {answer.status_code for answer in answers} == {200}, {answer.text for answer in answers}
+        admitted += len(answers)
         for pid in gateway.pids("sidecar.ledger_writer"):
             os.kill(pid, signal.SIGKILL)
     assert admitted == 200
+    rows = await _rows(gateway, tenant, admitted)
+    assert len(rows) == len({row["request_id"] for row in rows}) == admitted
+
+
+async def test_the_recorder_killed_again_and_again_stops_nobody_and_leaves_one_row_each(
+    gateway: Gateway, tenant: Tenant, client: httpx.AsyncClient
+) -> None:
+    admitted = 0
+    for _ in range(3):
+        for pid in gateway.pids("sidecar.recorder"):
+            os.kill(pid, signal.SIGKILL)
+        answers = await asyncio.gather(*(_post(client) for _ in range(30)))
+        assert {answer.status_code for answer in answers} == {200}, {answer.text for answer in answers}
+        admitted += len(answers)
     rows = await _rows(gateway, tenant, admitted)
     assert len(rows) == len({row["request_id"] for row in rows}) == admitted
 
@@ -232,6 +253,7 @@ async def test_postgres_killed_stops_no_known_caller_and_loses_no_row(
     assert len(await _rows(gateway, tenant, STREAMS + 10)) == STREAMS + 10
 
 
+@pytest.mark.usefixtures("tenant")
 async def test_an_unknown_key_is_not_called_wrong_while_postgres_is_away(gateway: Gateway) -> None:
     newcomer = await gateway.tenant()
     gateway.kill("postgres")

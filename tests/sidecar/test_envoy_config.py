@@ -24,6 +24,8 @@ ADDRESSES = EnvoyAddresses(
     max_body_bytes=2_000_000,
 )
 HTTP = "static_resources.listeners.0.filter_chains.0.filters.0.typed_config"
+# One file is easier to bring to a machine than two.
+LUA_CODE = f"{HTTP}.http_filters.envoy.filters.http.lua.typed_config.default_source_code"
 TLS = "static_resources.listeners.0.filter_chains.0.transport_socket.typed_config.common_tls_context.tls_certificates.0"
 CHANGED = {
     "admin.address.pipe.path": "/here/admin.sock",
@@ -33,7 +35,7 @@ CHANGED = {
     f"{TLS}.private_key.filename": "/here/tls/server.key",
     f"{HTTP}.http_filters.envoy.filters.http.buffer.typed_config.max_request_bytes": 2_000_000,
     f"{HTTP}.http_filters.gateway.hold_headers.typed_config.max_request_bytes": 2_065_536,
-    f"{HTTP}.http_filters.envoy.filters.http.lua.typed_config.default_source_code.filename": str(shipped("meter.lua")),
+    f"{LUA_CODE}.inline_string": shipped("meter.lua").read_text(),
 }
 
 
@@ -67,8 +69,9 @@ def _endpoints(config: Any) -> dict[str, list[list[Any]]]:
 def test_only_addresses_paths_and_numbers_are_replaced() -> None:
     before = _without_clusters(yaml.safe_load(shipped("envoy.yaml").read_text()))
     after = _without_clusters(yaml.safe_load(render(ADDRESSES)))
-    assert list(before) == list(after), "in the same order: filters run as they stand"
-    assert {place: after[place] for place in after if after[place] != before[place]} == CHANGED
+    in_place = [place.replace(f"{LUA_CODE}.filename", f"{LUA_CODE}.inline_string") for place in before]
+    assert in_place == list(after), "in the same order: filters run as they stand"
+    assert {place: after[place] for place in after if after[place] != before.get(place)} == CHANGED
 
 
 @pytest.mark.parametrize("workers", [1, 2, 64])
@@ -97,7 +100,7 @@ def test_the_shipped_file_renders_to_itself_with_its_own_addresses() -> None:
     differing = {
         place for (place, one), (_, other) in zip(_leaves(again), _leaves(original), strict=True) if one != other
     }
-    assert differing == {f"{HTTP}.http_filters.envoy.filters.http.lua.typed_config.default_source_code.filename"}
+    assert differing == {f"{LUA_CODE}.inline_string"}
 
 
 @pytest.mark.parametrize(

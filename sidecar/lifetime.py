@@ -1,0 +1,26 @@
+"""How long does a process of the sidecar live? Until SIGTERM or SIGINT, or until a defect in its work ends it."""
+
+import asyncio
+import signal
+from collections.abc import Coroutine
+from typing import Any
+
+
+def termination() -> asyncio.Event:
+    """An event that SIGTERM and SIGINT set, from now on, in place of what they did."""
+    terminated = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, terminated.set)
+    return terminated
+
+
+async def run_until(ended: asyncio.Event, *work: Coroutine[Any, Any, None]) -> None:
+    """Run endless work until the event. What any of it raises is raised: the supervisor starts the process anew."""
+    waiting = asyncio.create_task(ended.wait())
+    tasks: set[asyncio.Task[Any]] = {asyncio.create_task(coroutine) for coroutine in work}
+    done, _ = await asyncio.wait({waiting, *tasks}, return_when=asyncio.FIRST_COMPLETED)
+    for task in (waiting, *tasks):
+        task.cancel()
+    await asyncio.gather(waiting, *tasks, return_exceptions=True)
+    for task in done - {waiting}:
+        task.result()
