@@ -29,7 +29,7 @@ from store.database import DatabaseOutage, connect
 
 METRICS_DIR = "PROMETHEUS_MULTIPROC_DIR"
 _PROBE_SECONDS = 1.0
-_STOP_MARGIN_SECONDS = 1.5
+_STOP_MARGIN_SECONDS = 4.0
 
 
 async def serve(settings: Settings, logger: Logger) -> int:

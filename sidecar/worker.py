@@ -30,6 +30,8 @@ from store.database import opened
 from store.directory import IdentityListener, PostgresDirectory
 
 _EXPORT_SECONDS = 1.0
+# Envoy asks every second (envoy/envoy.yaml, health_checks) and believes the second answer.
+_LAME_DUCK_SECONDS = 2.5
 # Less than Envoy waits for Check (envoy/envoy.yaml), so that the caller is told which part is away.
 _DIRECTORY_SECONDS = 1.0
 _MS_PER_SECOND = 1000
@@ -102,6 +104,8 @@ async def _serve(server: GrpcServer, health: Health, drain_seconds: float, logge
     await terminated.wait()
     logger.info("worker drains", action="worker_draining", seconds=drain_seconds)
     health.stop_serving()
+    # Envoy's next health check sends new calls elsewhere; until then they are still answered here.
+    await asyncio.sleep(min(drain_seconds, _LAME_DUCK_SECONDS))
     await server.stop(drain_seconds)
     logger.info("worker has ended", action="worker_stopped")
 

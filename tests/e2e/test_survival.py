@@ -32,7 +32,7 @@ async def tenant(gateway: Gateway) -> Tenant:
 
         async def whole() -> bool:
             statuses = [(await _post(client)).status_code for _ in range(20)]
-            return len(gateway.pids("sidecar.worker")) == gateway.workers and statuses == [200] * 20
+            return await gateway.healthy_workers() == gateway.workers and statuses == [200] * 20
 
         await until(whole)
     return tenant

@@ -179,13 +179,13 @@ class Gateway:
                     found.append(process.pid)
         return found
 
-    async def ready(self) -> None:
-        """Wait until the sidecar and Envoy are ready."""
-
-        async def answers() -> bool:
-            return await http_status(self.ops_port, "/readyz") == OK
-
-        await until(answers, seconds=READY_SECONDS)
+    async def healthy_workers(self) -> int:
+        """How many workers Envoy sends requests to."""
+        transport = httpx.AsyncHTTPTransport(uds=str(self.folder / "envoy.sock"))
+        async with httpx.AsyncClient(transport=transport) as admin:
+            clusters = (await admin.get("http://envoy/clusters")).text
+        lines = [line for line in clusters.splitlines() if line.startswith("sidecar::") and "health_flags" in line]
+        return sum(line.endswith("::healthy") for line in lines)
 
     def stop(self, name: str) -> None:
         self.loop.run(self.children.pop(name).stop())
