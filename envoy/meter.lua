@@ -11,10 +11,11 @@
 local EVERY = 8
 local EVENT_END = "\n\r?\n"
 -- The last event of stream_options.include_usage: no choices, and the usage of the whole stream.
+local USAGE = '"usage"%s*:%s*{'
 local NO_CHOICES = '"choices"%s*:%s*%[%s*%]'
 
 local function is_usage_event(event)
-  return event:find('"usage"', 1, true) ~= nil and event:find(NO_CHOICES) ~= nil
+  return event:find(USAGE) ~= nil and event:find(NO_CHOICES) ~= nil
 end
 
 -- Splits text into its complete events without usage events, how many events there were, and the partial rest.

@@ -67,6 +67,8 @@ class MemoryReservations:
         if known is not None:
             return known.reservation
         now_ms = self._now_ms()
+        if claim.request_id in self._settled:
+            return Reservation(at_ms=now_ms, taken=())
         amounts = []
         for demand in claim.demands:
             found = self._room(demand, now_ms)

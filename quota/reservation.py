@@ -103,7 +103,10 @@ class Reservations(Protocol):
     """
 
     async def reserve(self, claim: Claim) -> Reservation | Exceeded:
-        """Take room under every demand, or under none. Asked again for the same request, answers the same."""
+        """Take room under every demand, or under none. Asked again for the same request, answers the same.
+
+        For a request that has ended it takes nothing.
+        """
 
     async def settle(self, settlement: Settlement) -> bool:
         """End a request: free its slots, put the fact in place of its reservation, append the event.

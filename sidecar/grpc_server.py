@@ -6,7 +6,7 @@ Generic handlers without serialisers, and `context.read/write` instead of genera
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ class GrpcServer:
         self._running = 0
         self._idle = asyncio.Event()
         self._idle.set()
+        self._endless: set[asyncio.Future[None]] = set()
 
     async def start(self) -> None:
         """Bind and serve. A socket that a killed predecessor left behind is replaced."""
@@ -63,7 +64,9 @@ class GrpcServer:
         if not stopping.done():
             # What the last calls left behind still comes over the endless streams: the access log, in small batches.
             await asyncio.wait({stopping}, timeout=_LINGER_SECONDS)
-        await self._server.stop(0)
+        # Not by a second stop of grpcio's: two at once may crash the process (segmentation fault, grpcio 1.85).
+        for endless in self._endless:
+            endless.cancel()
         await stopping
 
     def _generic_handler(self, service: Service) -> grpc.GenericRpcHandler:
@@ -93,7 +96,7 @@ class GrpcServer:
             if waited_for:
                 self._begin()
             try:
-                await handler(stream)
+                await (handler(stream) if waited_for else self._until_stopped(handler(stream)))
                 await stream.drain()
             except Exception as error:
                 self._observe_error(error)
@@ -103,6 +106,18 @@ class GrpcServer:
                     self._end()
 
         return grpc.stream_stream_rpc_method_handler(call)
+
+    async def _until_stopped(self, work: Awaitable[None]) -> None:
+        """Do it to its end, or until the server stops."""
+        task = asyncio.ensure_future(work)
+        self._endless.add(task)
+        try:
+            await asyncio.wait({task})
+        finally:
+            self._endless.discard(task)
+            task.cancel()
+        if not task.cancelled():
+            task.result()
 
     def _begin(self) -> None:
         self._running += 1

@@ -31,6 +31,13 @@ _RETRY_SECONDS = 0.25
 _REDIS_SECONDS = 5.0
 
 
+def _end_if_cancelled() -> None:
+    """asyncio.wait_for of Python 3.11, which redis-py uses, may swallow a cancellation (python/cpython#86296)."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
+
+
 class LedgerWriter:
     """Moves settled events into the ledger."""
 
@@ -45,6 +52,7 @@ class LedgerWriter:
         while True:
             try:
                 rows = await self.step()
+                _end_if_cancelled()
                 self._note(None)
                 if 0 < rows < _BATCH:
                     await asyncio.sleep(_GATHER_SECONDS)

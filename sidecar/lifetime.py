@@ -5,6 +5,8 @@ import signal
 from collections.abc import Coroutine
 from typing import Any
 
+_CANCEL_SECONDS = 0.5
+
 
 def termination() -> asyncio.Event:
     """An event that SIGTERM and SIGINT set, from now on, in place of what they did."""
@@ -19,8 +21,11 @@ async def run_until(ended: asyncio.Event, *work: Coroutine[Any, Any, None]) -> N
     waiting = asyncio.create_task(ended.wait())
     tasks: set[asyncio.Task[Any]] = {asyncio.create_task(coroutine) for coroutine in work}
     done, _ = await asyncio.wait({waiting, *tasks}, return_when=asyncio.FIRST_COMPLETED)
-    for task in (waiting, *tasks):
-        task.cancel()
-    await asyncio.gather(waiting, *tasks, return_exceptions=True)
+    running = {waiting, *tasks}
+    while running:
+        # Again and again: asyncio.wait_for of Python 3.11 may swallow a cancellation.
+        for task in running:
+            task.cancel()
+        _, running = await asyncio.wait(running, timeout=_CANCEL_SECONDS)
     for task in done - {waiting}:
         task.result()

@@ -100,7 +100,7 @@ def test_process_is_given_what_check_left() -> None:
 
 def test_what_process_writes_is_received_and_rbac_and_lua_read_it() -> None:
     received = FILTERS["envoy.filters.http.ext_proc"]["metadata_options"]["receiving_namespaces"]["untyped"]
-    assert set(received) == {wire.ADMISSION_NAMESPACE, wire.STREAM_NAMESPACE}
+    assert set(received) == {wire.ADMISSION_NAMESPACE, wire.STREAM_NAMESPACE, METADATA_NAMESPACE}
     [matcher] = [
         node["metadata_matcher"]
         for node in _walk(FILTERS["envoy.filters.http.rbac"])

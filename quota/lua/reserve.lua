@@ -6,7 +6,7 @@
 -- ARGV[1]   request id        ARGV[2] admission, opaque        ARGV[3] lease, ms
 -- ARGV[4..] six per limit: unit, slice ms (0: slots), live slices, ceiling, amount, least
 --
--- Returns   {1, now ms, taken, taken, ...}               taken, or taken by an earlier call
+-- Returns   {1, now ms, taken, taken, ...}               taken, or taken by an earlier call ({1, now ms}: has ended)
 --           {0, index of the limit, used, retry after ms (-1: never fits)}
 --
 -- Time is Redis's own, in milliseconds, so that all workers count in the same slice. Integers only.
@@ -29,6 +29,11 @@ end
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
+
+-- A call that was delayed until after the end takes nothing: nobody would give it back.
+if known[1] == 'settled' then
+  return {1, now}
+end
 
 -- Drops the slices that have left the window; returns what the others hold.
 local function used_in_window(key, slice, live)

@@ -89,9 +89,10 @@ async def test_leaving_before_the_answer_cancels_it(gateway: Gateway, *, http2: 
     async with gateway.client(tenant) as client:
 
         async def one_is_running() -> bool:
-            return (await client.post("/v1/infer", json=INFER)).status_code == 429
+            return await gateway.slots_held(tenant) == 1
 
         await until(one_is_running)
+        assert (await client.post("/v1/infer", json=INFER)).status_code == 429
         waiting.cancel()
         await asyncio.wait([waiting])
         await leaver.aclose()

@@ -120,6 +120,9 @@ async def test_a_request_with_room_is_admitted_with_its_record_and_no_change(pro
         stream=False, input_estimate=processing_estimate(), admitted_ms=NOON_MS, output_reserved=100
     )
     assert processing.observed == [record]
+    # What Check left has done its work: it need not fill the access log.
+    left = answer.dynamic_metadata.fields[envoy.AUTHZ].struct_value.fields
+    assert {name: value.string_value for name, value in left.items()} == {"grant": "", "arrival": ""}
 
 
 def processing_estimate() -> int:

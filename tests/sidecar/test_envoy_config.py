@@ -75,13 +75,13 @@ def test_only_addresses_paths_and_numbers_are_replaced() -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 2, 64])
-def test_each_worker_has_its_own_endpoint_and_the_access_log_may_go_to_the_ledger(workers: int) -> None:
+def test_each_worker_has_its_own_endpoint_and_stands_in_for_the_recorder(workers: int) -> None:
     found = _endpoints(yaml.safe_load(render(replace(ADDRESSES, workers=workers))))
     of_workers = [{"pipe": {"path": f"/here/gw/worker-{number}.sock"}} for number in range(workers)]
     assert found == {
         "router": [[{"socket_address": {"address": "router.example", "port_value": 8123}}]],
         "sidecar": [of_workers],
-        "access_log": [of_workers, [{"pipe": {"path": "/here/gw/ledger.sock"}}]],
+        "access_log": [[{"pipe": {"path": "/here/gw/recorder.sock"}}], of_workers],
     }
 
 

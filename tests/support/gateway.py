@@ -15,6 +15,7 @@ from uuid import uuid4
 
 import httpx
 import psutil
+from redis.asyncio import Redis
 
 from authz import api_key
 from authz.grant import Metering
@@ -163,6 +164,12 @@ class Gateway:
             row = await until(found, seconds=seconds)
         assert row is not None
         return row
+
+    async def slots_held(self, tenant: Tenant) -> int:
+        """How many of its slots a tenant's requests hold."""
+        async with Redis.from_url(self.redis.url) as redis:
+            keys = [key async for key in redis.scan_iter(f"*:limit:tenant:{tenant.id}:concurrent_requests")]
+            return sum([int(await redis.zcard(key)) for key in keys])
 
     async def seen(self, request_id: str) -> dict[str, Any] | None:
         """What the Router saw of a request."""
