@@ -4,6 +4,8 @@ Entries are best effort and reach any worker. Periodic ones keep the lease of a 
 the request.
 """
 
+import asyncio
+import math
 from collections.abc import Callable
 
 import msgspec
@@ -23,14 +25,24 @@ SERVICE_NAME = "envoy.service.accesslog.v3.AccessLogService"
 
 
 class AccessLog:
-    """Takes Envoy's access log. `observe_error` is told of an entry that could not be read."""
+    """Takes Envoy's access log. `observe_error` is told of an entry that could not be read.
+
+    Envoy keeps a stream where it has opened it. Who stands in for another ends it after `stay_seconds`, with the next
+    message: the one after that goes to the other again, if he is back.
+    """
 
     def __init__(
-        self, reservations: Reservations, settler: Settler, *, observe_error: Callable[[Exception], None]
+        self,
+        reservations: Reservations,
+        settler: Settler,
+        *,
+        observe_error: Callable[[Exception], None],
+        stay_seconds: float = math.inf,
     ) -> None:
         self._reservations = reservations
         self._settler = settler
         self._observe_error = observe_error
+        self._stay_seconds = stay_seconds
 
     def service(self) -> Service:
         """The gRPC service."""
@@ -38,12 +50,16 @@ class AccessLog:
 
     async def follow(self, stream: Stream) -> None:
         """One Envoy thread's stream of entries, to its end."""
+        clock = asyncio.get_running_loop().time
+        leave_at = clock() + self._stay_seconds
         while (raw := await stream.read()) is not None:
             for entry in wire.log_entries(raw):
                 try:
                     await self._take(entry)
                 except msgspec.DecodeError as error:
                     self._observe_error(error)
+            if clock() >= leave_at:
+                return
 
     async def _take(self, entry: wire.LogEntry) -> None:
         if entry.is_end:

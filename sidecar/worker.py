@@ -30,6 +30,8 @@ from store.database import opened
 from store.directory import IdentityListener, PostgresDirectory
 
 _EXPORT_SECONDS = 1.0
+# For how long a worker keeps an access-log stream that Envoy opened to it while the recorder was away.
+_STAND_IN_SECONDS = 1.0
 # Envoy asks every second (envoy/envoy.yaml, health_checks) and believes the second answer.
 _LAME_DUCK_SECONDS = 2.5
 # Less than Envoy waits for Check (envoy/envoy.yaml), so that the caller is told which part is away.
@@ -79,7 +81,7 @@ async def work(settings: Settings, index: int, logger: Logger) -> None:
             observe=metrics.observe_check,
         )
         processor = ExternalProcessor(reservations, settler, now=time.time, observe=metrics.observe_admission)
-        access_log = AccessLog(reservations, settler, observe_error=observe_error)
+        access_log = AccessLog(reservations, settler, observe_error=observe_error, stay_seconds=_STAND_IN_SECONDS)
         services = [authorization.service(), processor.service(), access_log.service()]
         health = Health(service.name for service in services)
         server = GrpcServer(

@@ -47,7 +47,7 @@ CAUSES = {
         State.TIMED_OUT,
         "the stream reached a total time limit; the shipped Envoy configuration sets none",
     ),
-    Cause.GATEWAY_ERROR: (State.FAILED, "admitted, but the gateway itself could not let it pass"),
+    Cause.GATEWAY_ERROR: (State.FAILED, "admitted, but the gateway itself could not let it pass, or broke it off"),
     Cause.GATEWAY_LOST: (
         State.FAILED,
         "nobody could tell how it ended; it is charged by what was reserved, or by the events seen",
@@ -67,8 +67,9 @@ SECTIONS: tuple[tuple[str, str, type[BaseSettings], type[BaseSettings] | None], 
     (
         "`inference-gateway up` (`make run`)",
         (
-            "It makes the settings of its own `serve`: databases, pepper, sockets, a drain of 2 seconds and a quota "
-            "deadline of 0.5 seconds. The other settings of `serve` pass through."
+            "It makes the settings of its own `serve`: databases, pepper, folder of the sockets, no drain and a quota "
+            "deadline of 0.5 seconds. The other settings of `serve` pass through, such as `GATEWAY_SOCKET_MODE` and "
+            "`GATEWAY_REPLICA`."
         ),
         UpSettings,
         None,
@@ -111,12 +112,12 @@ def metrics_page() -> str:
     rows = [(f"`{_sample_name(metric)}`", _kind(metric), _labels(metric), metric._documentation) for metric in found]
     return _page(
         "Metrics",
-        "At `/metrics` on `GATEWAY_OPS_PORT`, in Prometheus' text format, summed over all processes. Workers carry "
-        "their counts over once a second. A tenant's id is never a label: their number is not bounded.",
+        "At `/metrics` on `GATEWAY_OPS_PORT`, in Prometheus' text format, summed over all processes, which "
+        "carry their counts over once a second. A tenant's id is never a label: their number is not bounded.",
         _table(("name", "kind", "labels", "counts"), rows),
         f"`outcome` is `{metrics.GRANTED}`, `{metrics.ADMITTED}`, or a code of [errors.md](errors.md). `state` and "
-        "`cause` are in [lifecycle.md](lifecycle.md). `usage_source` is `exact` when the Router said how many tokens, "
-        "or `estimated`.",
+        "`cause` are in [lifecycle.md](lifecycle.md). `usage_source` is `exact` when the Router said both numbers or "
+        "nothing was to be charged, otherwise `estimated`.",
     )
 
 
@@ -226,7 +227,9 @@ def _bounds(field: FieldInfo) -> str:
 def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "required"
-    return "" if field.default is None else f"`{field.default}`"
+    if field.default is None or field.default_factory is not None:
+        return ""  # made at the start; the description says of what
+    return f"`{field.default}`"
 
 
 def _diagram() -> str:

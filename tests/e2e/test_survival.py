@@ -128,9 +128,20 @@ async def test_both_workers_killed_cut_no_stream_and_let_nobody_in(
     await _assert_whole(gateway, tenant, await streams.ended(), 60)
 
 
+@pytest.mark.parametrize("stand_in", [False, True], ids=["", "after workers stood in for the recorder"])
 async def test_streams_that_end_while_no_worker_lives_have_right_rows(
-    gateway: Gateway, tenant: Tenant, client: httpx.AsyncClient
+    gateway: Gateway, tenant: Tenant, client: httpx.AsyncClient, *, stand_in: bool
 ) -> None:
+    if stand_in:
+        [recorder] = gateway.pids("sidecar.recorder")
+        os.kill(recorder, signal.SIGKILL)
+        await asyncio.gather(*(_post(client) for _ in range(50)))
+
+        async def recorder_has_all() -> bool:
+            await asyncio.gather(*(_post(client) for _ in range(20)))
+            return await gateway.access_log_streams_at("recorder.sock") >= 2
+
+        await until(recorder_has_all)
     streams = await Streams(client, events=15).begun()
     pids = gateway.pids("sidecar.worker")
     # Stopped, the supervisor does not start new ones before the streams have ended.

@@ -188,11 +188,20 @@ class Gateway:
 
     async def healthy_workers(self) -> int:
         """How many workers Envoy sends requests to."""
+        lines = await self._hosts("sidecar", "health_flags")
+        return sum(line.endswith("::healthy") for line in lines)
+
+    async def access_log_streams_at(self, socket: str) -> int:
+        """How many of Envoy's two threads send their access log to this socket, and to no other."""
+        lines = await self._hosts("access_log", "rq_active")
+        here = sum(int(line.rpartition("::")[2]) for line in lines if socket in line)
+        return here if all(line.endswith("::0") for line in lines if socket not in line) else 0
+
+    async def _hosts(self, cluster: str, figure: str) -> list[str]:
         transport = httpx.AsyncHTTPTransport(uds=str(self.folder / "envoy.sock"))
         async with httpx.AsyncClient(transport=transport) as admin:
-            clusters = (await admin.get("http://envoy/clusters")).text
-        lines = [line for line in clusters.splitlines() if line.startswith("sidecar::") and "health_flags" in line]
-        return sum(line.endswith("::healthy") for line in lines)
+            text = (await admin.get("http://envoy/clusters")).text
+        return [line for line in text.splitlines() if line.startswith(f"{cluster}::") and f"::{figure}::" in line]
 
     def stop(self, name: str) -> None:
         self.loop.run(self.children.pop(name).stop())
