@@ -56,9 +56,10 @@ async def _sweep(reservations: RedisReservations, logger: Logger) -> None:
             quiet_until = time.monotonic() + quiet_seconds
 
 
-async def _export_metrics() -> None:
+async def _export_metrics(settler: Settler) -> None:
     while True:
         await asyncio.sleep(_EXPORT_SECONDS)
+        metrics.SETTLEMENTS_WAITING.set(settler.waiting)
         metrics.flush()
 
 
@@ -80,7 +81,7 @@ async def record(settings: Settings, logger: Logger) -> None:
     async with contextlib.aclosing(redis), contextlib.aclosing(reservations):
         await server.start()
         logger.info("recorder listens", action="recorder_started")
-        await run_until(terminated, _sweep(reservations, logger), settler.run(), _export_metrics())
+        await run_until(terminated, _sweep(reservations, logger), settler.run(), _export_metrics(settler))
         await server.stop(0)
         await settler.finish()
         metrics.flush()

@@ -44,9 +44,11 @@ async def serve(settings: Settings, logger: Logger) -> int:
         watched = asyncio.create_task(server.serve())
         ended = asyncio.create_task(terminated.wait())
         await asyncio.wait({watched, ended}, return_when=asyncio.FIRST_COMPLETED)
-        for supervisor in supervisors:
-            supervisor.cancel()
-        await asyncio.gather(*supervisors, return_exceptions=True)
+        # While the workers drain, the recorder and the ledger still take in how their last requests end.
+        for group in (supervisors[: settings.workers], supervisors[settings.workers :]):
+            for supervisor in group:
+                supervisor.cancel()
+            await asyncio.gather(*group, return_exceptions=True)
         server.should_exit = True
         ended.cancel()
         await watched

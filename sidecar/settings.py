@@ -53,7 +53,7 @@ class Settings(StoreSettings):
         validation_alias=AliasChoices("REDIS_URL", "redis_url"),
         description="Redis, as `redis://`, `rediss://` or `unix://`.",
     )
-    socket_dir: Path = Field(description="Folder of the workers' Unix sockets, worker-0.sock and so on.")
+    socket_dir: Path = Field(description="Folder of the Unix sockets: worker-0.sock and so on, recorder.sock.")
     socket_mode: Annotated[str, Field(pattern="^0[0-7]{3}$")] = Field(
         default="0600",
         description="File mode of the sockets, octal; 0660 when Envoy runs as another user of the group.",

@@ -1,4 +1,4 @@
-"""Where does each worker listen? One Unix socket a worker, the same in Envoy's configuration."""
+"""Where does each process listen for Envoy? One Unix socket each, the same in Envoy's configuration."""
 
 from pathlib import Path
 
