@@ -11,6 +11,7 @@
 local EVERY = 8
 local EVENT_END = "\n\r?\n"
 -- The last event of stream_options.include_usage: no choices, and the usage of the whole stream.
+local WHOLE = EVENT_END .. "$"
 local USAGE = '"usage"%s*:%s*{'
 local NO_CHOICES = '"choices"%s*:%s*%[%s*%]'
 
@@ -38,7 +39,7 @@ end
 -- Counts the event ends in text, and returns what may be the beginning of one.
 local function count_events(text)
   local _, events = text:gsub(EVENT_END, "")
-  if text:find(EVENT_END .. "$") then
+  if text:find(WHOLE) then
     return events, ""
   end
   return events, text:match("\n\r?$") or ""
@@ -59,7 +60,8 @@ function envoy_on_response(handle)
   for chunk in handle:bodyChunks() do
     local text = rest .. chunk:getBytes(0, chunk:length())
     local passed
-    if removes_usage then
+    -- A chunk of whole events without usage, as nearly all are, is counted and left as it is.
+    if removes_usage and (rest ~= "" or text:find(USAGE) ~= nil or text:find(WHOLE) == nil) then
       local kept
       kept, passed, rest = without_usage(text)
       chunk:setBytes(kept)

@@ -41,7 +41,7 @@ ENVOY_THREADS = 2
 LIMITS = (requests_per_minute(100_000_000), tokens_per_day(1_000_000_000_000), concurrent_requests(1_000_000))
 READY_SECONDS = 60.0
 # The machine is full during the JSON load: what is measured is the cost of an answer, not who refuses first.
-QUOTA_DEADLINE_SECONDS = 5
+QUOTA_DEADLINE_SECONDS = 0.6
 _SETTLING_SECONDS = 0.2
 _MAX_BODY_BYTES = 4 * 1024 * 1024
 _OK = 200
