@@ -4,6 +4,7 @@ Each process keeps its numbers in files of PROMETHEUS_MULTIPROC_DIR; `serve` add
 never a label: their number is not bounded.
 """
 
+import asyncio
 from collections import Counter as Tally
 from collections.abc import Callable
 
@@ -15,6 +16,7 @@ from extproc.record import Admission, Ending
 
 GRANTED = "granted"
 ADMITTED = "admitted"
+_EXPORT_SECONDS = 1.0
 
 CHECKS = Counter(
     "gateway_checks", "Decisions of ext_authz, by outcome: granted, or the reason of the refusal.", ["outcome"]
@@ -64,6 +66,17 @@ def flush() -> None:
     _tally.clear()
     for (metric, labels), amount in counted.items():
         metric.labels(*labels).inc(amount)
+
+
+async def export(waiting: Callable[[], int]) -> None:
+    """Carry everything over once a second, and once more at the end; `waiting` counts the settlements that wait."""
+    try:
+        while True:
+            await asyncio.sleep(_EXPORT_SECONDS)
+            SETTLEMENTS_WAITING.set(waiting())
+            flush()
+    finally:
+        flush()
 
 
 def error_observer(log: Callable[[Exception], None]) -> Callable[[Exception], None]:

@@ -17,6 +17,7 @@ from extproc.settlement import Settler, sweep
 from quota.redis import RedisReservations
 from quota.reservation import QuotaOutage
 from sidecar import logs, metrics, redis_client
+from sidecar.clock import now_ms
 from sidecar.grpc_health import Health
 from sidecar.grpc_server import GrpcServer
 from sidecar.lifetime import run_until, termination
@@ -27,12 +28,7 @@ from sidecar.sockets import recorder_socket
 # Nobody waits for a settlement: more patience than an admission has.
 _REDIS_SECONDS = 2.0
 _SWEEP_SECONDS = 2.0
-_EXPORT_SECONDS = 1.0
 _MS_PER_SECOND = 1000
-
-
-def _now_ms() -> int:
-    return int(time.time() * _MS_PER_SECOND)
 
 
 async def _sweep(reservations: RedisReservations, logger: Logger) -> None:
@@ -49,18 +45,11 @@ async def _sweep(reservations: RedisReservations, logger: Logger) -> None:
             if time.monotonic() < quiet_until:
                 await reservations.overdue(limit=1)  # asks only whether Redis is there
                 continue
-            for admission, ending in await sweep(reservations, now_ms=_now_ms()):
+            for admission, ending in await sweep(reservations, now_ms=now_ms()):
                 metrics.observe_settlement(admission, ending)
                 logger.warning("lost", action="request_lost", request_id=admission.request_id)
         except QuotaOutage:
             quiet_until = time.monotonic() + quiet_seconds
-
-
-async def _export_metrics(settler: Settler) -> None:
-    while True:
-        await asyncio.sleep(_EXPORT_SECONDS)
-        metrics.SETTLEMENTS_WAITING.set(settler.waiting)
-        metrics.flush()
 
 
 async def record(settings: Settings, logger: Logger) -> None:
@@ -69,7 +58,7 @@ async def record(settings: Settings, logger: Logger) -> None:
     observe_error = metrics.error_observer(lambda error: logger.error("unexpected", action="error", exc_info=error))
     redis = redis_client.connect(settings, wait_seconds=_REDIS_SECONDS)
     reservations = RedisReservations(redis, deadline=_REDIS_SECONDS)
-    settler = Settler(reservations, now=time.monotonic, now_ms=_now_ms, observe=metrics.observe_settlement)
+    settler = Settler(reservations, now=time.monotonic, now_ms=now_ms, observe=metrics.observe_settlement)
     access_log = AccessLog(reservations, settler, observe_error=observe_error).service()
     server = GrpcServer(
         [access_log, Health([access_log.name]).service()],
@@ -81,10 +70,12 @@ async def record(settings: Settings, logger: Logger) -> None:
     async with contextlib.aclosing(redis), contextlib.aclosing(reservations):
         await server.start()
         logger.info("recorder listens", action="recorder_started")
-        await run_until(terminated, _sweep(reservations, logger), settler.run(), _export_metrics(settler))
+        await run_until(
+            terminated, _sweep(reservations, logger), settler.run(), metrics.export(lambda: settler.waiting)
+        )
         await server.stop(0)
         await settler.finish()
-        metrics.flush()
+        metrics.flush()  # what the last settlements counted
 
 
 def main() -> None:

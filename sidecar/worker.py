@@ -20,6 +20,7 @@ from extproc.process import ExternalProcessor
 from extproc.settlement import Settler
 from quota.redis import RedisReservations
 from sidecar import logs, metrics, redis_client
+from sidecar.clock import now_ms
 from sidecar.grpc_health import Health
 from sidecar.grpc_server import GrpcServer
 from sidecar.lifetime import termination
@@ -29,18 +30,12 @@ from sidecar.sockets import worker_socket
 from store.database import opened
 from store.directory import IdentityListener, PostgresDirectory
 
-_EXPORT_SECONDS = 1.0
 # For how long a worker keeps an access-log stream that Envoy opened to it while the recorder was away.
 _STAND_IN_SECONDS = 1.0
 # Envoy asks every second (envoy/envoy.yaml, health_checks) and believes the second answer.
 _LAME_DUCK_SECONDS = 2.5
 # Less than Envoy waits for Check (envoy/envoy.yaml), so that the caller is told which part is away.
 _DIRECTORY_SECONDS = 1.0
-_MS_PER_SECOND = 1000
-
-
-def _now_ms() -> int:
-    return int(time.time() * _MS_PER_SECOND)
 
 
 @contextlib.asynccontextmanager
@@ -54,23 +49,13 @@ async def _background(*coroutines: object) -> AsyncIterator[None]:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _export_metrics(settler: Settler) -> None:
-    try:
-        while True:
-            await asyncio.sleep(_EXPORT_SECONDS)
-            metrics.SETTLEMENTS_WAITING.set(settler.waiting)
-            metrics.flush()
-    finally:
-        metrics.flush()
-
-
 async def work(settings: Settings, index: int, logger: Logger) -> None:
     """Serve until SIGTERM, then drain: new calls go to the other workers, running streams finish."""
     observe_error = metrics.error_observer(lambda error: logger.error("unexpected", action="error", exc_info=error))
     dsn = settings.database_url.get_secret_value()
     redis = redis_client.connect(settings, wait_seconds=settings.quota_deadline_seconds)
     reservations = RedisReservations(redis, deadline=settings.quota_deadline_seconds)
-    settler = Settler(reservations, now=time.monotonic, now_ms=_now_ms, observe=metrics.observe_settlement)
+    settler = Settler(reservations, now=time.monotonic, now_ms=now_ms, observe=metrics.observe_settlement)
     async with opened(dsn) as pool, contextlib.aclosing(redis), contextlib.aclosing(reservations):
         directory = CachedDirectory(PostgresDirectory(pool, deadline_seconds=_DIRECTORY_SECONDS), now=time.monotonic)
         listener = IdentityListener(dsn, directory.announce_change)
@@ -91,7 +76,7 @@ async def work(settings: Settings, index: int, logger: Logger) -> None:
             max_body_bytes=settings.max_body_bytes,
             observe_error=observe_error,
         )
-        async with _background(listener.run(), settler.run(), _export_metrics(settler)):
+        async with _background(listener.run(), settler.run(), metrics.export(lambda: settler.waiting)):
             await _serve(server, health, settings.drain_seconds, logger)
             await settler.finish()
 
