@@ -19,11 +19,11 @@ from dataclasses import dataclass, field
 PREFIX = "igw"
 _ALPHABET = string.digits + string.ascii_uppercase + string.ascii_lowercase
 _ID_LENGTH = 12
-_SECRET_LENGTH = 43  # 62**43 > 2**256
-_CHECKSUM_LENGTH = 6  # 62**6 > 2**32
+SECRET_LENGTH = 43  # 62**43 > 2**256
+CHECKSUM_LENGTH = 6  # 62**6 > 2**32
 _FORMAT = re.compile(
-    rf"(?P<body>{PREFIX}_(?P<tag>[a-z]{{1,12}})_(?P<id>[0-9A-Za-z]{{{_ID_LENGTH}}})_[0-9A-Za-z]{{{_SECRET_LENGTH}}})"
-    rf"_(?P<checksum>[0-9A-Za-z]{{{_CHECKSUM_LENGTH}}})"
+    rf"(?P<body>{PREFIX}_(?P<tag>[a-z]{{1,12}})_(?P<id>[0-9A-Za-z]{{{_ID_LENGTH}}})_[0-9A-Za-z]{{{SECRET_LENGTH}}})"
+    rf"_(?P<checksum>[0-9A-Za-z]{{{CHECKSUM_LENGTH}}})"
 )
 
 
@@ -36,19 +36,23 @@ class ApiKey:
     text: str = field(repr=False)
 
 
-def generate(tag: str = "live") -> ApiKey:
-    """Make a new key; `tag` is lower-case letters naming the environment."""
-    body = f"{PREFIX}_{tag}_{_random(_ID_LENGTH)}_{_random(_SECRET_LENGTH)}"
-    key = parse(f"{body}_{_checksum(body)}")
+def generate(tag: str = "live", *, public_id: str | None = None) -> ApiKey:
+    """Make a new key; `tag` is lower-case letters naming the environment.
+
+    With a `public_id` only the secret is new: this is how a key is rotated. `ValueError` when one of them is wrong.
+    """
+    body = f"{PREFIX}_{tag}_{public_id or random_text(_ID_LENGTH)}_{random_text(SECRET_LENGTH)}"
+    key = parse(f"{body}_{checksum(body)}")
     if key is None:
-        raise ValueError(f"the tag must be 1 to 12 lower-case letters, not {tag!r}")
+        of_id = "" if public_id is None else f", and the public id {_ID_LENGTH} letters and digits, not {public_id!r}"
+        raise ValueError(f"the tag must be 1 to 12 lower-case letters, not {tag!r}{of_id}")
     return key
 
 
 def parse(text: str) -> ApiKey | None:
     """Read a key; None when the text is not one, a mistyped one included."""
     match = _FORMAT.fullmatch(text)
-    if match is None or _checksum(match["body"]) != match["checksum"]:
+    if match is None or checksum(match["body"]) != match["checksum"]:
         return None
     return ApiKey(tag=match["tag"], id=match["id"], text=text)
 
@@ -58,14 +62,16 @@ def keyed_hash(text: str, pepper: bytes) -> bytes:
     return hmac.digest(pepper, text.encode(), "sha256")
 
 
-def _random(length: int) -> str:
+def random_text(length: int) -> str:
+    """Random digits and letters, good enough for a secret."""
     return "".join(secrets.choice(_ALPHABET) for _ in range(length))
 
 
-def _checksum(body: str) -> str:
+def checksum(body: str) -> str:
+    """The last part of a key or session token: CRC-32 of all before it, in base 62."""
     number = zlib.crc32(body.encode())
     digits = []
-    for _ in range(_CHECKSUM_LENGTH):
+    for _ in range(CHECKSUM_LENGTH):
         number, digit = divmod(number, len(_ALPHABET))
         digits.append(_ALPHABET[digit])
     return "".join(reversed(digits))

@@ -1,68 +1,68 @@
 """May this caller make this request? Pure decisions: values in, Grant or Refusal out."""
 
-import hmac
 from collections.abc import Mapping
-from datetime import datetime
+from functools import lru_cache
 
-from authz import api_key, routes
-from authz.api_key import ApiKey
-from authz.directory import KeyRecord
-from authz.grant import Grant, PrincipalKind
+from authz import network, routes, session
+from authz.grant import Grant
+from authz.principal import Principal, PrincipalKind, Tenant
+from authz.proof import Proof, Proofs
 from authz.refusal import Reason, Refusal
 from authz.routes import Route
+from authz.scope import Scope, holds
 
-_BEARER = "bearer"
+CSRF_HEADER = "x-csrf-token"
 _JSON = "application/json"
-# Anthropic's SDKs send x-api-key, Azure's api-key.
-_KEY_HEADERS = ("x-api-key", "api-key")
+# RFC 9110 section 9.2.1: they change nothing, so a foreign page gains nothing by having them sent.
+_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 def route(method: str, target: str) -> Route | Refusal:
     """The route of a request; a path that is not in the table does not exist."""
-    found = routes.find(target)
-    if found is None:
+    found = routes.at(target)
+    for one in found:
+        if one.method == method:
+            return one
+    if not found:
         return Refusal(reason=Reason.UNKNOWN_PATH)
-    if found.method != method:
-        return Refusal(
-            reason=Reason.METHOD_NOT_ALLOWED, headers=(("allow", found.method),), details={"allow": [found.method]}
-        )
-    return found
+    allowed = [one.method for one in found]
+    return Refusal(
+        reason=Reason.METHOD_NOT_ALLOWED, headers=(("allow", ", ".join(allowed)),), details={"allow": allowed}
+    )
 
 
-def credential(headers: Mapping[str, str]) -> ApiKey | Refusal:
-    """The one key that the headers carry."""
-    given = {headers[name].strip() for name in _KEY_HEADERS if name in headers}
-    authorization = headers.get("authorization")
-    if authorization is not None:
-        scheme, _, token = authorization.partition(" ")
-        if scheme.lower() != _BEARER:
-            return Refusal(reason=Reason.INVALID_API_KEY, message="The authorization scheme must be Bearer.")
-        given.add(token.strip())
-    if not given:
-        return Refusal(reason=Reason.MISSING_CREDENTIALS)
-    if len(given) > 1:
-        return Refusal(reason=Reason.CONFLICTING_CREDENTIALS)
-    return api_key.parse(given.pop()) or Refusal(reason=Reason.INVALID_API_KEY)
+def decide(route: Route, proofs: Proofs, *, address: str, headers: Mapping[str, str]) -> Grant | Refusal:
+    """The Grant of a caller whose credentials are right, or why there is none on this route, from this address."""
+    acting = proofs.acting
+    refusal = (
+        _contradiction(proofs)
+        or _missing_certificate(route, proofs)
+        or _suspension(proofs)
+        or _missing_scope(route, acting)
+        or _foreign_address(proofs, address)
+        or _forgery(route, acting, headers)
+    )
+    return refusal or grant(acting.principal, acting.kind, acting.claimed_scopes, acting.session_id)
 
 
-def grant(key: ApiKey, record: KeyRecord | None, *, pepper: bytes, now: datetime) -> Grant | Refusal:
-    """The Grant of a key. Unknown, wrong, revoked and expired look alike to the caller."""
-    presented = api_key.keyed_hash(key.text, pepper)
-    # An unknown key is compared as well, with itself turned round, so that it takes as long as a wrong one.
-    expected = presented[::-1] if record is None else record.hash
-    if not hmac.compare_digest(presented, expected) or record is None or _is_over(record, now):
-        return Refusal(reason=Reason.INVALID_API_KEY)
-    if record.tenant_suspended or record.organization_suspended:
-        return Refusal(reason=Reason.TENANT_SUSPENDED)
+@lru_cache(maxsize=20_000)
+def grant(principal: Principal, kind: PrincipalKind, claimed_scopes: frozenset[Scope], session_id: str) -> Grant:
+    """The Grant of a principal; the same object for the same principal, as long as nothing of it changes."""
+    tenant = principal.tenant
     return Grant(
-        organization_id=record.organization_id,
-        tenant_id=record.tenant_id,
-        principal_id=f"key_{record.id}",
-        principal_kind=PrincipalKind.API_KEY,
-        key_id=record.id,
-        plan=record.plan,
-        limits=record.limits,
-        metering=record.metering,
+        organization_id=tenant.organization_id,
+        tenant_id=tenant.id,
+        principal_id=principal.id,
+        principal_kind=kind,
+        key_id=principal.id.partition("_")[2] if principal.kind is PrincipalKind.API_KEY else "",
+        session_id=session_id,
+        plan=tenant.plan,
+        limits=tenant.limits,
+        principal_limits=principal.limits,
+        scopes=tuple(sorted(principal.scopes | claimed_scopes)),
+        models=principal.models,
+        metering=tenant.metering,
+        routing_policy=tenant.routing_policy,
     )
 
 
@@ -77,5 +77,52 @@ def body_headers(headers: Mapping[str, str]) -> Refusal | None:
     return None
 
 
-def _is_over(record: KeyRecord, now: datetime) -> bool:
-    return record.revoked_at is not None or (record.expires_at is not None and record.expires_at <= now)
+def _contradiction(proofs: Proofs) -> Refusal | None:
+    tenant_id = proofs.acting.principal.tenant.id
+    if any(proof.principal.tenant.id != tenant_id for proof in proofs.accompanying):
+        return Refusal(reason=Reason.CONFLICTING_CREDENTIALS)
+    return None
+
+
+def _missing_certificate(route: Route, proofs: Proofs) -> Refusal | None:
+    required = route.certificate_required or proofs.acting.principal.tenant.certificate_required
+    return Refusal(reason=Reason.CERTIFICATE_REQUIRED) if required and proofs.certificate is None else None
+
+
+def _suspension(proofs: Proofs) -> Refusal | None:
+    """A suspension anywhere on the chain refuses, that of an accompanying credential's owner too."""
+    tenant = proofs.acting.principal.tenant
+    if tenant.organization_suspended:
+        return Refusal(reason=Reason.ORGANIZATION_SUSPENDED)
+    if tenant.suspended:
+        return Refusal(reason=Reason.TENANT_SUSPENDED)
+    if proofs.acting.principal.suspended or any(proof.principal.suspended for proof in proofs.accompanying):
+        return Refusal(reason=Reason.PRINCIPAL_SUSPENDED)
+    return None
+
+
+def _missing_scope(route: Route, acting: Proof) -> Refusal | None:
+    if route.scope is None or holds(acting.principal.scopes | acting.claimed_scopes, route.scope):
+        return None
+    return Refusal(
+        reason=Reason.INSUFFICIENT_SCOPE,
+        message=f"The credential lacks the scope '{route.scope}', which this path needs.",
+        details={"scope": route.scope.value},
+    )
+
+
+def _foreign_address(proofs: Proofs, address: str) -> Refusal | None:
+    principals = [proofs.acting.principal, *(proof.principal for proof in proofs.accompanying)]
+    tenant: Tenant = proofs.acting.principal.tenant
+    if all(network.allows(networks, address) for networks in (tenant.networks, *(one.networks for one in principals))):
+        return None
+    return Refusal(reason=Reason.NETWORK_NOT_ALLOWED)
+
+
+def _forgery(route: Route, acting: Proof, headers: Mapping[str, str]) -> Refusal | None:
+    """A browser sends the cookie along with what a foreign page has it send; the token such a page cannot know."""
+    if not acting.csrf_token or route.method in _SAFE_METHODS:
+        return None
+    if session.csrf_matches(acting.csrf_token, headers.get(CSRF_HEADER, "")):
+        return None
+    return Refusal(reason=Reason.INVALID_CSRF_TOKEN, param=CSRF_HEADER)

@@ -1,41 +1,72 @@
-"""What does an error look like on the wire? One JSON body that OpenAI's SDKs and ours can read."""
+"""What does an error look like on the wire? One JSON body for OpenAI's SDKs and ours, another for Anthropic's."""
 
 import math
 from datetime import UTC, datetime
+from typing import Any
 
 import msgspec
 
-from authz.refusal import Reason, Refusal
+from authz.refusal import ErrorType, Reason, Refusal
+from authz.routes import Dialect
 
 CONTENT_TYPE = "application/json"
+REALM = "inference-gateway"
 _MS_PER_SECOND = 1000
+_UNAUTHORIZED, _PAYLOAD_TOO_LARGE, _GATEWAY_TIMEOUT = 401, 413, 504
 
 
-def render(refusal: Refusal, *, request_id: str, now: float) -> bytes:
-    """The body of a refusal. `now` is in seconds since the epoch."""
+def render(refusal: Refusal, *, dialect: Dialect = Dialect.PLAIN, request_id: str, now: float) -> bytes:
+    """The body of a refusal, in the shape of the caller's dialect. `now` is in seconds since the epoch."""
     reason = refusal.reason
+    anthropic = dialect is Dialect.ANTHROPIC_MESSAGES
     error = {
         "message": refusal.message or reason.message,
-        "type": reason.type.value,
+        "type": anthropic_type(reason) if anthropic else reason.type.value,
         "param": refusal.param,
         "code": reason.code,
         "details": refusal.details,
         "request_id": request_id,
         "timestamp": timestamp(now),
     }
-    return msgspec.json.encode({"error": error}) + b"\n"
+    body: dict[str, Any] = {"error": error}
+    if anthropic:
+        body = {"type": "error", "error": error, "request_id": request_id}
+    return msgspec.json.encode(body) + b"\n"
+
+
+def anthropic_type(reason: Reason) -> str:
+    """The `type` of Anthropic's error object, as its SDKs know it."""
+    if reason.status == _PAYLOAD_TOO_LARGE:
+        return "request_too_large"
+    if reason.status == _GATEWAY_TIMEOUT:
+        return "timeout_error"
+    return "api_error" if reason.type is ErrorType.SERVER else reason.type.value
 
 
 def headers(refusal: Refusal) -> list[tuple[str, str]]:
     """The headers that go with the body."""
     found = [("content-type", CONTENT_TYPE), *refusal.headers]
-    if refusal.reason.status == Reason.MISSING_CREDENTIALS.status:
-        found.append(("www-authenticate", 'Bearer realm="inference-gateway"'))
+    challenge = _challenge(refusal)
+    if challenge is not None:
+        found.append(("www-authenticate", challenge))
     if refusal.retry_after_ms is not None:
         # RFC 9110 section 10.2.3: whole seconds. Rounded up, for a client that comes too early is refused again.
         seconds = max(1, math.ceil(refusal.retry_after_ms / _MS_PER_SECOND))
         found += [("retry-after", str(seconds)), ("retry-after-ms", str(refusal.retry_after_ms))]
     return found
+
+
+def _challenge(refusal: Refusal) -> str | None:
+    """RFC 6750 section 3: no error code for a request without a credential, a scope for one that lacks it."""
+    match refusal.reason:
+        case Reason.MISSING_CREDENTIALS:
+            return f'Bearer realm="{REALM}"'
+        case Reason.INSUFFICIENT_SCOPE:
+            return f'Bearer realm="{REALM}", error="insufficient_scope", scope="{refusal.details["scope"]}"'
+        case reason if reason.status == _UNAUTHORIZED:
+            return f'Bearer realm="{REALM}", error="invalid_token"'
+        case _:
+            return None
 
 
 def timestamp(now: float) -> str:

@@ -4,46 +4,40 @@ It travels as text in Envoy's dynamic metadata, which no client can write, and i
 both sides remember the text of the Grants they have seen.
 """
 
-from enum import StrEnum
 from functools import lru_cache
 
 import msgspec
 
+from authz.principal import Metering, PrincipalKind
 from quota.limit import Limit
 
 
-class PrincipalKind(StrEnum):
-    """How a principal proves itself."""
-
-    API_KEY = "api_key"
-
-
-class Metering(StrEnum):
-    """Where a stream's tokens are counted."""
-
-    NATIVE = "native"  # in Envoy; no chunk passes the sidecar
-    INLINE = "inline"  # every chunk passes the sidecar
-
-
 class Grant(msgspec.Struct, frozen=True, kw_only=True):
-    """Permission for one principal to make inference requests, and the limits they run under."""
+    """Permission for one principal to make requests, and the limits they run under.
+
+    `principal_id` is the principal's own also when it calls through a session, which `session_id` then names.
+    `key_id` is empty unless an API key stands behind it. `models` are patterns as in `authz.principal.Principal`.
+    """
 
     organization_id: str
     tenant_id: str
     principal_id: str
     principal_kind: PrincipalKind
-    key_id: str
     plan: str
     limits: tuple[Limit, ...]
-    scopes: tuple[str, ...] = ("inference:text",)
+    principal_limits: tuple[Limit, ...] = ()
+    key_id: str = ""
+    session_id: str = ""
+    scopes: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
     metering: Metering = Metering.NATIVE
+    routing_policy: str | None = None
 
 
 _ENCODER = msgspec.json.Encoder()
 _DECODER = msgspec.json.Decoder(Grant)
 
 
-@lru_cache(maxsize=10_000)
 def encode(grant: Grant) -> str:
     """The Grant as text."""
     return _ENCODER.encode(grant).decode()

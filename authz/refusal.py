@@ -32,11 +32,32 @@ class Reason(Enum):
     """Every reason for which the gateway itself says no; the member's lower-case name is its code."""
 
     MISSING_CREDENTIALS = _Row(
-        401, ErrorType.AUTHENTICATION, "No API key was given. Send it as 'Authorization: Bearer <key>'."
+        401, ErrorType.AUTHENTICATION, "No credential was given. Send an API key as 'Authorization: Bearer <key>'."
     )
     INVALID_API_KEY = _Row(401, ErrorType.AUTHENTICATION, "The API key is not valid.")
-    CONFLICTING_CREDENTIALS = _Row(401, ErrorType.AUTHENTICATION, "Two different credentials were given.")
-    TENANT_SUSPENDED = _Row(403, ErrorType.PERMISSION, "The tenant of this key is suspended.")
+    INVALID_TOKEN = _Row(401, ErrorType.AUTHENTICATION, "The token is not valid.")
+    INVALID_SESSION = _Row(401, ErrorType.AUTHENTICATION, "The session does not exist or has ended.")
+    UNKNOWN_CERTIFICATE = _Row(401, ErrorType.AUTHENTICATION, "The client certificate belongs to no known workload.")
+    CERTIFICATE_REQUIRED = _Row(
+        401, ErrorType.AUTHENTICATION, "A client certificate of the tenant must accompany the credential."
+    )
+    CONFLICTING_CREDENTIALS = _Row(401, ErrorType.AUTHENTICATION, "Two credentials were given that do not agree.")
+    TOO_MANY_FAILURES = _Row(
+        429, ErrorType.RATE_LIMIT, "Too many wrong credentials came from this address.", retryable=True
+    )
+    ORGANIZATION_SUSPENDED = _Row(403, ErrorType.PERMISSION, "The organization of this credential is suspended.")
+    TENANT_SUSPENDED = _Row(403, ErrorType.PERMISSION, "The tenant of this credential is suspended.")
+    PRINCIPAL_SUSPENDED = _Row(403, ErrorType.PERMISSION, "The owner of this credential is suspended.")
+    UNKNOWN_TENANT = _Row(403, ErrorType.PERMISSION, "The token is valid, but its tenant is not known here.")
+    INSUFFICIENT_SCOPE = _Row(403, ErrorType.PERMISSION, "The credential lacks a scope that this path needs.")
+    NETWORK_NOT_ALLOWED = _Row(403, ErrorType.PERMISSION, "The credential may not be used from this address.")
+    MODEL_NOT_ALLOWED = _Row(403, ErrorType.PERMISSION, "The credential may not use this model.")
+    INVALID_CSRF_TOKEN = _Row(
+        403, ErrorType.PERMISSION, "A request with a session's cookie needs its token in 'x-csrf-token'."
+    )
+    SESSION_NOT_ALLOWED = _Row(403, ErrorType.PERMISSION, "This credential cannot be exchanged for a session.")
+    UNKNOWN_SESSION = _Row(404, ErrorType.NOT_FOUND, "There is no such session of this principal.")
+    TOO_MANY_SESSIONS = _Row(429, ErrorType.RATE_LIMIT, "The principal has as many sessions as it may.", retryable=True)
     UNKNOWN_PATH = _Row(404, ErrorType.NOT_FOUND, "There is nothing at this path.")
     METHOD_NOT_ALLOWED = _Row(405, ErrorType.INVALID_REQUEST, "This path does not take this method.")
     UNSUPPORTED_MEDIA_TYPE = _Row(
@@ -51,6 +72,7 @@ class Reason(Enum):
     RATE_LIMIT_EXCEEDED = _Row(429, ErrorType.RATE_LIMIT, "A limit is exceeded.", retryable=True)
     IDENTITY_UNAVAILABLE = _Row(503, ErrorType.SERVER, "The caller's identity cannot be checked now.", retryable=True)
     LIMITS_UNAVAILABLE = _Row(503, ErrorType.SERVER, "The limits cannot be checked now.", retryable=True)
+    INTERNAL_ERROR = _Row(500, ErrorType.SERVER, "The gateway failed to answer; the failure is in its log.")
     # Said by Envoy itself, see local_reply_config in envoy/envoy.yaml.
     GATEWAY_UNAVAILABLE = _Row(503, ErrorType.SERVER, "The gateway cannot admit requests now.", retryable=True)
     UPSTREAM_UNAVAILABLE = _Row(503, ErrorType.SERVER, "The model service cannot be reached.", retryable=True)

@@ -1,34 +1,78 @@
 """How does Envoy ask who is calling? The ext_authz service: bytes in, a decision, bytes out."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Protocol
 
-from authz import decision, wire
+from authz import decision, routes, wire
 from authz.arrival import Arrival
-from authz.directory import CachedDirectory, DirectoryOutage, KeyRecord
+from authz.credential import Credentials
+from authz.failures import FailureGuard, source_of
 from authz.grant import Grant
+from authz.identification import Identifier
+from authz.proof import Proofs
 from authz.refusal import Reason, Refusal
+from authz.routes import Limited, Route, Upstream
 from wire.transport import Service
 
 SERVICE_NAME = "envoy.service.auth.v3.Authorization"
+# Whoever gets one of these may be guessing.
+GUESSES = frozenset({Reason.INVALID_API_KEY, Reason.INVALID_TOKEN, Reason.INVALID_SESSION, Reason.UNKNOWN_CERTIFICATE})
 _RETRY_AFTER_MS = 1000
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefusedCredential:
+    """What is written down of a credential that was shown and refused."""
+
+    reason: Reason
+    fingerprint: str
+    tenant_id: str | None
+    address: str
+    request_id: str
+    method: str
+    path: str
+
+
+class Observer(Protocol):
+    """Is told what was decided. Called on the hot path: it must not wait."""
+
+    def granted(self, grant: Grant | None) -> None:
+        """A request was let through; None for a public route."""
+
+    def refused(self, refusal: Refusal, credential: RefusedCredential | None) -> None:
+        """A request was refused; with a credential when that was why."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What is known of a caller when the decision falls."""
+
+    credentials: Credentials | None = None
+    proofs: Proofs | None = None
+
+
+_NOBODY = _Known()
+
+
 class Authorization:
-    """Answers Envoy's Check. `now` is seconds since the epoch; `observe` is told every outcome."""
+    """Answers Envoy's Check. `now` is seconds since the epoch."""
 
     def __init__(
         self,
-        directory: CachedDirectory,
+        identifier: Identifier,
+        guard: FailureGuard,
+        passes: wire.Passes,
         *,
-        pepper: bytes,
+        observer: Observer,
         now: Callable[[], float],
-        observe: Callable[[Grant | Refusal], None],
     ) -> None:
-        self._directory = directory
-        self._pepper = pepper
+        self._identifier = identifier
+        self._guard = guard
+        self._passes = passes
+        self._observer = observer
         self._now = now
-        self._observe = observe
 
     def service(self) -> Service:
         """The gRPC service."""
@@ -37,30 +81,74 @@ class Authorization:
     async def check(self, raw: bytes) -> bytes:
         """One Check: a serialised CheckRequest to a serialised CheckResponse."""
         request = wire.read(raw)
-        outcome = await self._decide(request)
-        self._observe(outcome)
-        if isinstance(outcome, Refusal):
-            return wire.deny(outcome, request_id=request.request_id, now=self._now())
-        path = request.target.partition("?")[0]
-        arrival = Arrival(request_id=request.request_id, path=path, received_ms=request.received_ms)
-        return wire.allow(outcome, arrival)
-
-    async def _decide(self, request: wire.CheckedRequest) -> Grant | Refusal:
         route = decision.route(request.method, request.target)
         if isinstance(route, Refusal):
-            return route
-        key = decision.credential(request.headers)
-        if isinstance(key, Refusal):
-            return key
-        try:
-            record = await self._record(key.id)
-        except DirectoryOutage:
-            return Refusal(reason=Reason.IDENTITY_UNAVAILABLE, retry_after_ms=_RETRY_AFTER_MS)
-        granted = decision.grant(key, record, pepper=self._pepper, now=datetime.fromtimestamp(self._now(), UTC))
-        if isinstance(granted, Refusal):
-            return granted
-        return decision.body_headers(request.headers) or granted
+            return self._refuse(request, route, _NOBODY)
+        if route.public:
+            self._observer.granted(None)
+            return wire.PUBLIC
+        outcome, known = await self._decide(route, request)
+        if isinstance(outcome, Refusal):
+            return self._refuse(request, outcome, known)
+        return self._allow(route, request, outcome, known)
 
-    async def _record(self, key_id: str) -> KeyRecord | None:
-        held, record = self._directory.fresh(key_id)
-        return record if held else await self._directory.find_key(key_id)
+    def _allow(self, route: Route, request: wire.CheckedRequest, grant: Grant, known: _Known) -> bytes:
+        if route.upstream is Upstream.CONTROL and known.proofs is not None:
+            answer = self._passes.to_control(grant, known.proofs.acting)
+        else:
+            arrival = Arrival(request_id=request.request_id, path=request.path, received_ms=request.received_ms)
+            answer = self._passes.to_router(grant, arrival, now=self._now())
+        if answer is None:  # no key to sign with has been had yet
+            refusal = Refusal(reason=Reason.IDENTITY_UNAVAILABLE, retry_after_ms=_RETRY_AFTER_MS)
+            return self._refuse(request, refusal, known)
+        self._observer.granted(grant)
+        return answer
+
+    async def _decide(self, route: Route, request: wire.CheckedRequest) -> tuple[Grant | Refusal, _Known]:
+        shown = self._identifier.shown(request.headers, request.certificate)
+        if isinstance(shown, Refusal):
+            return shown, _NOBODY
+        proofs = await self._identify(shown, source_of(request.address))
+        if isinstance(proofs, Refusal):
+            return proofs, _Known(shown)
+        outcome = decision.decide(route, proofs, address=request.address, headers=request.headers)
+        if isinstance(outcome, Grant) and route.limited is Limited.ALL:
+            outcome = decision.body_headers(request.headers) or outcome
+        return outcome, _Known(shown, proofs)
+
+    async def _identify(self, shown: Credentials, source: str) -> Proofs | Refusal:
+        """A source that failed too often is answered from what is held: who is known there goes on, guesses end."""
+        blocked_ms = self._guard.blocked_ms(source)
+        now = datetime.fromtimestamp(self._now(), UTC)
+        outcome = await self._identifier.identify(shown, now=now, may_ask=blocked_ms is None)
+        if isinstance(outcome, Proofs):
+            return outcome
+        if blocked_ms is not None:
+            return Refusal(reason=Reason.TOO_MANY_FAILURES, retry_after_ms=blocked_ms)
+        if outcome.reason in GUESSES:
+            self._guard.note(source)
+        return outcome
+
+    def _refuse(self, request: wire.CheckedRequest, refusal: Refusal, known: _Known) -> bytes:
+        self._observer.refused(refusal, _credential(refusal, request, known))
+        dialect = routes.dialect_of(request.target)
+        return wire.deny(refusal, dialect=dialect, request_id=request.request_id, now=self._now())
+
+
+def _credential(refusal: Refusal, request: wire.CheckedRequest, known: _Known) -> RefusedCredential | None:
+    """What to write down; nothing of a request without a credential, or one that was refused for something else.
+
+    Nor of one that was refused early for those before it: they are counted, or a guesser would fill the audit.
+    """
+    shown = known.credentials
+    if shown is None or refusal.reason.status not in {401, 403}:
+        return None
+    return RefusedCredential(
+        reason=refusal.reason,
+        fingerprint=shown.fingerprint,
+        tenant_id=known.proofs.acting.principal.tenant.id if known.proofs else None,
+        address=request.address,
+        request_id=request.request_id,
+        method=request.method,
+        path=request.path,
+    )

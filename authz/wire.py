@@ -1,78 +1,133 @@
 """How do a CheckRequest and a CheckResponse become our values, and back? The only place of `authz` that knows them."""
 
-from collections.abc import Mapping
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 
 import msgspec
 
 from authz import error_body
 from authz.arrival import Arrival
-from authz.grant import Grant, Metering, encode
+from authz.grant import Grant, encode
+from authz.identity_token import IdentityTokens
+from authz.principal import Metering
+from authz.proof import Proof
 from authz.refusal import Refusal
+from authz.routes import Dialect
 from wire.messages import CheckRequest, CheckResponse
 
 METADATA_NAMESPACE = "envoy.filters.http.ext_authz"
 GRANT_KEY = "grant"
 ARRIVAL_KEY = "arrival"
 METERING_HEADER = "x-gateway-metering"
+IDENTITY_HEADER = "x-gateway-identity"
+ROUTER_KEY_HEADER = "x-internal-api-key"
 
 # google.rpc.Code: https://github.com/googleapis/googleapis/blob/master/google/rpc/code.proto
 _PERMISSION_DENIED = 7
 _MS_PER_SECOND, _NS_PER_MS = 1000, 1_000_000
+_PASSES = 20_000
 
-# The Router never sees a credential. It is not asked to compress, so that the answer can be metered as it passes.
-# The content length is set again by Envoy, from the body as the sidecar leaves it.
-_NOT_FOR_THE_ROUTER = (
-    "authorization",
-    "proxy-authorization",
-    "x-api-key",
-    "api-key",
-    "cookie",
-    "accept-encoding",
-    "content-length",
-)
+# The next one never sees a credential.
+_CREDENTIALS = ("authorization", "proxy-authorization", "x-api-key", "api-key", "cookie", "x-csrf-token")
+# The Router is not asked to compress, so that the answer can be metered as it passes. The content length is set again
+# by Envoy, from the body as the sidecar leaves it.
+_NOT_FOR_THE_ROUTER = (*_CREDENTIALS, "accept-encoding", "content-length")
 
 
 @dataclass(frozen=True, slots=True)
 class CheckedRequest:
-    """A request as Check sees it: headers in lower case, duplicates joined by commas, the path with its query."""
+    """A request as Check sees it: headers in lower case, duplicates joined by commas, the path with its query.
+
+    `address` is the client's, `certificate` the URL-encoded PEM of a certificate that Envoy has verified, or empty.
+    """
 
     method: str
     target: str
     headers: Mapping[str, str]
     received_ms: int
+    address: str = ""
+    certificate: str = ""
 
     @property
     def request_id(self) -> str:
         """Envoy's own id of the request."""
         return self.headers.get("x-request-id", "")
 
+    @property
+    def path(self) -> str:
+        """The target without its query."""
+        return self.target.partition("?")[0]
+
 
 def read(raw: bytes) -> CheckedRequest:
     """Read a CheckRequest."""
-    request = CheckRequest.FromString(raw).attributes.request
+    attributes = CheckRequest.FromString(raw).attributes
+    request, source = attributes.request, attributes.source
     time = request.time
     return CheckedRequest(
         request.http.method,
         request.http.path,
         request.http.headers,
         time.seconds * _MS_PER_SECOND + time.nanos // _NS_PER_MS,
+        source.address.socket_address.address,
+        source.certificate,
     )
 
 
-def allow(grant: Grant, arrival: Arrival) -> bytes:
-    """Let the request pass: tenant headers for the Router, the Grant for Process."""
-    response = CheckResponse()
-    metadata = response.dynamic_metadata.fields
-    metadata[ARRIVAL_KEY].string_value = msgspec.json.encode(arrival).decode()
-    # Serialised messages that follow one another are merged by the reader, maps included
-    # (https://protobuf.dev/programming-guides/encoding/#last-one-wins): what is the same for all requests of a
-    # principal is built once.
-    return _same_for_all(grant) + bytes(response.SerializeToString())
+class Passes:
+    """The answers that let a request through. What is the same for all requests of a principal is built once.
+
+    Serialised messages that follow one another are merged by the reader, maps and repeated fields included
+    (https://protobuf.dev/programming-guides/encoding/#last-one-wins).
+    """
+
+    def __init__(self, tokens: IdentityTokens, *, router_api_key: str | None) -> None:
+        self._tokens = tokens
+        self._router_api_key = router_api_key
+        # By identity: `decision.grant` gives the same object for the same principal, and a Grant is dear to hash.
+        self._held: OrderedDict[int, tuple[Grant, float, bytes]] = OrderedDict()
+
+    def to_router(self, grant: Grant, arrival: Arrival, *, now: float) -> bytes | None:
+        """Tenant headers for the Router, the Grant for Process; None while no identity can be signed."""
+        held = self._held.get(id(grant))
+        if held is None or held[0] is not grant or now >= held[1]:
+            held = self._build(grant)
+            if held is None:
+                return None
+        response = CheckResponse()
+        response.dynamic_metadata.fields[ARRIVAL_KEY].string_value = msgspec.json.encode(arrival).decode()
+        return held[2] + bytes(response.SerializeToString())
+
+    def clear(self) -> None:
+        """Build everything anew: the keys have changed."""
+        self._held.clear()
+
+    def to_control(self, grant: Grant, proof: Proof) -> bytes | None:
+        """The signed identity for the gateway's own HTTP API; None while none can be signed."""
+        token = self._tokens.for_control(grant, proof.handle, proof.claimed_scopes)
+        return None if token is None else _ok([(IDENTITY_HEADER, token.text)], remove=_CREDENTIALS)
+
+    def _build(self, grant: Grant) -> tuple[Grant, float, bytes] | None:
+        token = self._tokens.for_router(grant)
+        if token is None:
+            return None
+        headers = [*router_headers(grant), (IDENTITY_HEADER, token.text)]
+        if self._router_api_key is not None:
+            headers.append((ROUTER_KEY_HEADER, self._router_api_key))
+        if grant.metering is Metering.INLINE:
+            headers.append((METERING_HEADER, grant.metering.value))
+        metadata = CheckResponse()
+        metadata.dynamic_metadata.fields[GRANT_KEY].string_value = encode(grant)
+        built = _ok(headers, remove=_NOT_FOR_THE_ROUTER) + bytes(metadata.SerializeToString())
+        self._held[id(grant)] = held = (grant, token.renew_at, built)
+        self._held.move_to_end(id(grant))
+        if len(self._held) > _PASSES:
+            self._held.popitem(last=False)
+        return held
 
 
-def deny(refusal: Refusal, *, request_id: str, now: float) -> bytes:
+def deny(refusal: Refusal, *, dialect: Dialect, request_id: str, now: float) -> bytes:
     """Refuse the request with our error body."""
     response = CheckResponse()
     response.status.code = _PERMISSION_DENIED
@@ -80,7 +135,32 @@ def deny(refusal: Refusal, *, request_id: str, now: float) -> bytes:
     denied.status.code = refusal.reason.status
     for name, value in error_body.headers(refusal):
         _set(denied.headers.add(), name, value)
-    denied.body = error_body.render(refusal, request_id=request_id, now=now).decode()
+    denied.body = error_body.render(refusal, dialect=dialect, request_id=request_id, now=now).decode()
+    return bytes(response.SerializeToString())
+
+
+def router_headers(grant: Grant) -> list[tuple[str, str]]:
+    """What the Router is told of the caller (docs/router.md)."""
+    headers = [
+        ("x-org-id", grant.organization_id),
+        ("x-tenant-id", grant.tenant_id),
+        ("x-principal-id", grant.principal_id),
+        ("x-principal-kind", grant.principal_kind.value),
+        ("x-tenant-plan", grant.plan),
+        ("x-scopes", " ".join(grant.scopes)),
+    ]
+    if grant.routing_policy is not None:
+        headers.append(("x-routing-policy", grant.routing_policy))
+    return headers
+
+
+def _ok(headers: Iterable[tuple[str, str]], *, remove: Iterable[str]) -> bytes:
+    response = CheckResponse()
+    ok = response.ok_response
+    ok.SetInParent()
+    for name, value in headers:
+        _set(ok.headers.add(), name, value)
+    ok.headers_to_remove.extend(remove)
     return bytes(response.SerializeToString())
 
 
@@ -91,26 +171,4 @@ def _set(option: object, name: str, value: str) -> None:
     header.value = value
 
 
-@lru_cache(maxsize=10_000)
-def _same_for_all(grant: Grant) -> bytes:
-    response = CheckResponse()
-    ok = response.ok_response
-    for name, value in router_headers(grant):
-        _set(ok.headers.add(), name, value)
-    if grant.metering is Metering.INLINE:
-        _set(ok.headers.add(), METERING_HEADER, grant.metering.value)
-    ok.headers_to_remove.extend(_NOT_FOR_THE_ROUTER)
-    response.dynamic_metadata.fields[GRANT_KEY].string_value = encode(grant)
-    return bytes(response.SerializeToString())
-
-
-def router_headers(grant: Grant) -> list[tuple[str, str]]:
-    """What the Router is told of the caller (docs/router.md)."""
-    return [
-        ("x-org-id", grant.organization_id),
-        ("x-tenant-id", grant.tenant_id),
-        ("x-principal-id", grant.principal_id),
-        ("x-principal-kind", grant.principal_kind.value),
-        ("x-tenant-plan", grant.plan),
-        ("x-scopes", " ".join(grant.scopes)),
-    ]
+PUBLIC = _ok((), remove=_CREDENTIALS)

@@ -10,9 +10,11 @@ from secrets import token_hex
 
 from aiohttp import web
 
-from demo.dialect import DONE, Ask, Dialect, Reply, Usage, delta_events, usage_event, whole_answer
+from demo.ask import Ask, Dialect
+from demo.dialect import closing_events, delta_events, whole_answer
 from demo.metronome import Metronome
 from demo.prose import endless_pieces, pieces
+from demo.reply import Reply, Usage
 from demo.script import CLOSES, MID_STREAM, RESETS, Fault, Script
 from demo.witness import End, Sighting, Witness
 
@@ -21,6 +23,7 @@ ENDLESS_SECONDS = 600.0
 
 _SSE = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache"}
 _JSON = {"Content-Type": "application/json"}
+_PREFIXES = {Dialect.CHAT: "chatcmpl-", Dialect.INFER: "inf-", Dialect.MESSAGES: "msg_", Dialect.EMBEDDINGS: "emb-"}
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
@@ -47,6 +50,8 @@ class _Part:
 
 def planned_words(script: Script, ask: Ask) -> tuple[int, str]:
     """How many words the answer has, and why it ends there: the body's limit binds the script."""
+    if ask.inputs:
+        return 0, "stop"
     words = DEFAULT_EVENTS if script.events is None else script.events
     if ask.max_tokens is not None and ask.max_tokens < words:
         return ask.max_tokens, "length"
@@ -64,9 +69,8 @@ async def say(request: web.BaseRequest, status: int, body: bytes) -> web.StreamR
 async def perform(scene: Scene) -> web.StreamResponse:
     """Play the answer to its end, or to the point where the script breaks it."""
     words, finish = planned_words(scene.script, scene.ask)
-    counted = Usage(scene.ask.prompt_tokens, words)
     rule = scene.script.usage
-    claimed = Usage(*rule.numbers) if rule.numbers is not None else counted
+    claimed = Usage(*(rule.numbers or (scene.ask.prompt_tokens, words)))
     told = rule.reported and (scene.ask.include_usage or not scene.ask.stream)
     reply = _reply(scene, finish, claimed if told else None)
     if scene.ask.stream:
@@ -76,11 +80,10 @@ async def perform(scene: Scene) -> web.StreamResponse:
 
 def _reply(scene: Scene, finish: str, usage: Usage | None) -> Reply:
     sighting, ask = scene.sighting, scene.ask
-    prefix = "chatcmpl-" if ask.dialect is Dialect.CHAT else "inf-"
     request_id = scene.request.headers.get("x-request-id") or token_hex(8)
     return Reply(
         dialect=ask.dialect,
-        ident=prefix + request_id,
+        ident=_PREFIXES[ask.dialect] + request_id,
         created=int(sighting.received_at),
         model=ask.model,
         finish=finish,
@@ -91,14 +94,14 @@ def _reply(scene: Scene, finish: str, usage: Usage | None) -> Reply:
 
 async def _whole(scene: Scene, reply: Reply, words: int) -> web.StreamResponse:
     sighting, fault = scene.sighting, scene.script.fault
-    body = whole_answer(reply, pieces(scene.ask.prompt, words))
+    body = whole_answer(reply, scene.ask.inputs or pieces(scene.ask.prompt, words))
     sighting.first_event_at = scene.witness.now()
     if fault in MID_STREAM:
         response = web.StreamResponse(headers=_JSON | {"Content-Length": str(len(body))})
         await response.prepare(scene.request)
         await response.write(body[: len(body) // 2])
         return await break_off(scene.request, scene.witness, sighting, fault)
-    sighting.tokens_out = _tokens_out(scene.script, words)
+    sighting.tokens_out = _tokens_out(scene, words)
     answer = await say(scene.request, 200, body)
     scene.witness.ended(sighting, End.COMPLETED)
     return answer
@@ -118,7 +121,7 @@ async def _stream(scene: Scene, reply: Reply, words: int) -> web.StreamResponse:
         if not forgiven(scene.sighting):
             raise
     else:
-        scene.sighting.tokens_out = _tokens_out(scene.script, scene.sighting.events_written)
+        scene.sighting.tokens_out = _tokens_out(scene, scene.sighting.events_written)
     # No step of the loop lies between the last event and this: who has read the end finds it recorded.
     await response.write_eof()
     scene.witness.ended(scene.sighting, End.COMPLETED)
@@ -132,8 +135,7 @@ def _part(scene: Scene, reply: Reply, words: int) -> _Part:
     deltas = delta_events(reply, pieces(scene.ask.prompt, words), words)
     if fault in MID_STREAM:
         return _Part(words // 2, islice(deltas, words // 2))
-    endings = [] if reply.usage is None else [usage_event(reply, reply.usage)]
-    return _Part(words, chain(deltas, [*endings, DONE]))
+    return _Part(words, chain(deltas, closing_events(reply, empty=not words)))
 
 
 async def _write_part(scene: Scene, response: web.StreamResponse, part: _Part) -> None:
@@ -164,10 +166,11 @@ async def _write(response: web.StreamResponse, data: bytes, split: int | None) -
         await response.write(data[start : start + split])
 
 
-def _tokens_out(script: Script, words: int) -> int:
+def _tokens_out(scene: Scene, words: int) -> int:
     """Claimed numbers are what a caller can be charged for; zero claims nothing, so the words count."""
-    numbers = script.usage.numbers
-    return numbers[1] if numbers and any(numbers) else words
+    numbers = scene.script.usage.numbers
+    # Embeddings have no output, and no word for it in their usage.
+    return numbers[1] if numbers and any(numbers) and not scene.ask.inputs else words
 
 
 async def break_off(

@@ -12,7 +12,9 @@ import msgspec
 from aiohttp import web
 from aiohttp.web_protocol import RequestPayloadError
 
-from demo.dialect import Ask, Dialect, Malformed, error_body, read_ask
+from demo import message
+from demo.ask import Ask, Dialect, Malformed, read_ask
+from demo.dialect import error_body
 from demo.metronome import Metronome
 from demo.play import Scene, break_off, forgiven, nothing, perform, say
 from demo.script import BEFORE_HEADERS, BadHeader, Fault, Script, read_script
@@ -23,7 +25,12 @@ BACKLOG = 1024
 GOODBYE_SECONDS = 0.1
 STATUS_CANCELLED = 499
 
-_DIALECTS = {"/v1/chat/completions": Dialect.CHAT, "/v1/infer": Dialect.INFER}
+_DIALECTS = {
+    "/v1/chat/completions": Dialect.CHAT,
+    "/v1/embeddings": Dialect.EMBEDDINGS,
+    "/v1/infer": Dialect.INFER,
+    "/v1/messages": Dialect.MESSAGES,
+}
 _SEEN = "/demo/seen/"
 _INFER = "/v1/infer/"
 _MODELS = {
@@ -81,16 +88,16 @@ class Router:
     async def _answer(self, request: web.BaseRequest, sighting: Sighting, path: str, body: bytes) -> web.StreamResponse:
         script = read_script(request.headers.items())
         if isinstance(script, BadHeader):
-            message = f"the header {script.name} must be {script.wants}"
-            return await self._tell(request, sighting, 400, error_body(400, message, script.name))
+            wrong = Malformed(f"the header {script.name} must be {script.wants}", script.name)
+            return await self._refuse(request, sighting, 400, wrong)
         if (dialect := _DIALECTS.get(path)) is None or request.method != "POST":
             return await self._elsewhere(request, sighting, path)
         ask = read_ask(dialect, body)
         if isinstance(ask, Malformed):
-            return await self._tell(request, sighting, 400, error_body(400, ask.message, ask.param))
+            return await self._refuse(request, sighting, 400, ask)
         if script.fault is Fault.ENDLESS and not ask.stream:
-            refusal = error_body(400, "the header x-demo-fault: endless needs a stream", "x-demo-fault")
-            return await self._tell(request, sighting, 400, refusal)
+            wrong = Malformed("the header x-demo-fault: endless needs a stream", "x-demo-fault")
+            return await self._refuse(request, sighting, 400, wrong)
         return await self._play(request, sighting, script, ask)
 
     async def _play(self, request: web.BaseRequest, sighting: Sighting, script: Script, ask: Ask) -> web.StreamResponse:
@@ -99,8 +106,8 @@ class Router:
         if script.fault in BEFORE_HEADERS:
             return await break_off(request, self._witness, sighting, script.fault)
         if script.status is not None:
-            refusal = error_body(script.status, f"the request asked for status {script.status}")
-            return await self._tell(request, sighting, script.status, refusal)
+            wrong = Malformed(f"the request asked for status {script.status}")
+            return await self._refuse(request, sighting, script.status, wrong)
         numbers = script.usage.numbers
         sighting.tokens_in = numbers[0] if numbers and any(numbers) else ask.prompt_tokens
         interval = self._interval_ms if script.interval_ms is None else script.interval_ms
@@ -118,8 +125,12 @@ class Router:
     async def _elsewhere(self, request: web.BaseRequest, sighting: Sighting, path: str) -> web.StreamResponse:
         if request.method == "GET" and path == "/v1/models":
             return await self._tell(request, sighting, 200, _encode(_MODELS))
-        refusal = error_body(404, f"there is no {request.method} {path} here")
-        return await self._tell(request, sighting, 404, refusal)
+        return await self._refuse(request, sighting, 404, Malformed(f"there is no {request.method} {path} here"))
+
+    async def _refuse(
+        self, request: web.BaseRequest, sighting: Sighting, status: int, wrong: Malformed
+    ) -> web.StreamResponse:
+        return await self._tell(request, sighting, status, _error(request, status, wrong))
 
     async def _tell(self, request: web.BaseRequest, sighting: Sighting, status: int, body: bytes) -> web.StreamResponse:
         answer = await say(request, status, body)
@@ -128,11 +139,17 @@ class Router:
 
     async def _cancelled(self, request: web.BaseRequest) -> web.StreamResponse:
         if not request.writer.output_size:
-            return await say(request, STATUS_CANCELLED, error_body(STATUS_CANCELLED, "cancelled"))
+            return await say(request, STATUS_CANCELLED, _error(request, STATUS_CANCELLED, Malformed("cancelled")))
         # Half of a JSON document is out and nothing can end it well.
         if request.transport is not None:
             request.transport.close()
         return nothing()
+
+
+def _error(request: web.BaseRequest, status: int, wrong: Malformed) -> bytes:
+    if _DIALECTS.get(request.raw_path.partition("?")[0]) is Dialect.MESSAGES:
+        return message.error_body(status, wrong.message, request.headers.get("x-request-id"))
+    return error_body(status, wrong.message, wrong.param)
 
 
 def _encode(value: Any) -> bytes:

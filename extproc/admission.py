@@ -38,17 +38,18 @@ def claim(grant: Grant, admission: Admission, *, output_named: bool, lease_ms: i
     """What the request asks of every limit. Without a maximum of its own, the answer makes do with less room."""
     whole = admission.input_estimate + admission.output_reserved
     least = whole if output_named else admission.input_estimate
+    of_tenant = [_demand(limit, f"tenant:{grant.tenant_id}", whole, least) for limit in grant.limits]
+    own = [_demand(limit, f"principal:{grant.principal_id}", whole, least) for limit in grant.principal_limits]
     return Claim(
         organization_id=admission.organization_id,
         request_id=admission.request_id,
-        demands=tuple(_demand(limit, grant.tenant_id, whole, least) for limit in grant.limits),
+        demands=(*of_tenant, *own),
         admission=encode(admission),
         lease_ms=lease_ms,
     )
 
 
-def _demand(limit: Limit, tenant_id: str, whole: int, least: int) -> Demand:
-    subject = f"tenant:{tenant_id}"
+def _demand(limit: Limit, subject: str, whole: int, least: int) -> Demand:
     if limit.unit is Unit.TOKENS:
         return Demand(limit=limit, subject=subject, amount=whole, least=least)
     return Demand(limit=limit, subject=subject, amount=1, least=1)

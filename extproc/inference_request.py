@@ -23,28 +23,49 @@ class _Message(msgspec.Struct):
     role: str
 
 
-class _Body(msgspec.Struct):
+_Messages = Annotated[list[_Message], msgspec.Meta(min_length=1)]
+
+
+class _OptionsBody(msgspec.Struct):
+    """A body that says by `stream_options` whether its stream ends with usage."""
+
     model: _Model
     stream: bool | None = None
     stream_options: dict[str, Any] | None = None
     max_tokens: _Tokens | None = None
 
 
-class _ChatBody(_Body, kw_only=True):
-    messages: Annotated[list[_Message], msgspec.Meta(min_length=1)]
+class _ChatBody(_OptionsBody, kw_only=True):
+    messages: _Messages
     max_completion_tokens: _Tokens | None = None
 
 
-class _InferBody(_Body, kw_only=True):
+class _InferBody(_OptionsBody, kw_only=True):
     input: str | list[Any] | dict[str, Any]
+
+
+class _MessagesBody(msgspec.Struct):
+    model: _Model
+    messages: _Messages
+    max_tokens: _Tokens
+    stream: bool | None = None
+    system: str | list[Any] | None = None
+
+
+class _EmbeddingsBody(msgspec.Struct):
+    model: _Model
+    input: str | list[Any]
+
+
+_AnyBody = _ChatBody | _InferBody | _MessagesBody | _EmbeddingsBody
 
 
 class InferenceRequest(msgspec.Struct, frozen=True, kw_only=True):
     """What a valid body asks for.
 
-    `max_output_tokens` is None when the caller names no maximum. `body` is what the Router gets instead of the
-    original when that must change; `strip_usage` says that the usage event which the change asks for is the
-    gateway's, not the client's.
+    `max_output_tokens` is None when the caller names no maximum, and 0 when the answer holds no tokens. `body` is what
+    the Router gets instead of the original when that must change; `strip_usage` says that the usage event which the
+    change asks for is the gateway's, not the client's.
     """
 
     model: str
@@ -55,8 +76,10 @@ class InferenceRequest(msgspec.Struct, frozen=True, kw_only=True):
     strip_usage: bool = False
 
 
-_DECODERS: dict[Dialect, "msgspec.json.Decoder[_ChatBody] | msgspec.json.Decoder[_InferBody]"] = {
+_DECODERS: "dict[Dialect, msgspec.json.Decoder[Any]]" = {
     Dialect.OPENAI_CHAT: msgspec.json.Decoder(_ChatBody),
+    Dialect.OPENAI_EMBEDDINGS: msgspec.json.Decoder(_EmbeddingsBody),
+    Dialect.ANTHROPIC_MESSAGES: msgspec.json.Decoder(_MessagesBody),
     Dialect.INFER: msgspec.json.Decoder(_InferBody),
 }
 _FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -68,30 +91,41 @@ _MISSING_FIELD = re.compile(r"Object missing required field `(?P<field>[^`]*)`")
 
 
 def validate(body: bytes, dialect: Dialect) -> InferenceRequest | Refusal:
-    """Read a body; a Refusal names the field that is wrong."""
+    """Read a body; a Refusal names the field that is wrong. `KeyError` for a dialect that has no body."""
     try:
-        found = _DECODERS[dialect].decode(body)
+        found: _AnyBody = _DECODERS[dialect].decode(body)
     except msgspec.ValidationError as error:
         return _invalid(str(error))
     except RecursionError:
         return Refusal(reason=Reason.INVALID_JSON, message="The body is nested too deeply.")
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         return Refusal(reason=Reason.INVALID_JSON, message=f"The body is not valid JSON: {error}.")
+    if isinstance(found, _MessagesBody):
+        return _with_usage_unasked(found, body)
+    if isinstance(found, _EmbeddingsBody):
+        return InferenceRequest(model=found.model, stream=False, max_output_tokens=0, size=len(body))
+    return _with_usage_on_request(found, body)
+
+
+def _with_usage_unasked(found: _MessagesBody, body: bytes) -> InferenceRequest:
+    """An Anthropic stream always says its usage, and there is no option to ask for."""
+    return InferenceRequest(
+        model=found.model, stream=bool(found.stream), max_output_tokens=found.max_tokens, size=len(body)
+    )
+
+
+def _with_usage_on_request(found: _ChatBody | _InferBody, body: bytes) -> InferenceRequest | Refusal:
     options = found.stream_options
     if options is not None and not isinstance(options.get("include_usage", False), bool | None):
         return _invalid("Expected `bool` - at `$.stream_options.include_usage`")
-    return _request(found, body)
-
-
-def _request(found: _ChatBody | _InferBody, body: bytes) -> InferenceRequest:
     limits = [found.max_tokens, found.max_completion_tokens if isinstance(found, _ChatBody) else None]
-    asks_usage = bool(found.stream and not (found.stream_options or {}).get("include_usage"))
+    asks_usage = bool(found.stream and not (options or {}).get("include_usage"))
     return InferenceRequest(
         model=found.model,
         stream=bool(found.stream),
         max_output_tokens=max((limit for limit in limits if limit is not None), default=None),
         size=len(body),
-        body=_asking_for_usage(body, found.stream_options) if asks_usage else None,
+        body=_asking_for_usage(body, options) if asks_usage else None,
         strip_usage=asks_usage,
     )
 

@@ -10,9 +10,11 @@ from typing import Any
 
 from authz import arrival as arrivals
 from authz import grant as grants
-from authz import routes
+from authz import model_pattern, routes
+from authz.arrival import Arrival
 from authz.grant import Grant
 from authz.refusal import Reason, Refusal
+from authz.routes import Dialect
 from extproc import admission as admissions
 from extproc import inference_request, wire
 from extproc.inference_request import InferenceRequest
@@ -84,15 +86,18 @@ class ExternalProcessor:
         if not grant_text:
             # ext_authz did not run for this request. Nothing in the shipped configuration leads here.
             refusal = Refusal(reason=Reason.MISSING_CREDENTIALS)
-            return self._refused(refusal, ""), None, None
+            return self._refused(refusal, None), None, None
         grant, arrival = grants.decode(grant_text), arrivals.decode(arrival_text)
-        request = inference_request.validate(message.request_body.body, routes.ROUTES[arrival.path].dialect)
+        dialect = routes.dialect_of(arrival.path)
+        request = inference_request.validate(message.request_body.body, dialect)
+        if isinstance(request, InferenceRequest) and not model_pattern.allows(grant.models, request.model):
+            request = Refusal(reason=Reason.MODEL_NOT_ALLOWED, param="model", details={"model": request.model})
         if isinstance(request, Refusal):
-            return self._refused(request, arrival.request_id), None, None
+            return self._refused(request, arrival), None, None
         admission = admissions.admit(grant, arrival, request, now_ms=self._now_ms())
         no_room = await self._reserve(grant, admission, output_named=request.max_output_tokens is not None)
         if no_room is not None:
-            return self._refused(no_room, arrival.request_id), None, None
+            return self._refused(no_room, arrival), None, None
         self._observe(admission)
         return self._passed(admission, request), admission, InlineResponse(strip_usage=request.strip_usage)
 
@@ -122,9 +127,11 @@ class ExternalProcessor:
         record = admissions.encode(admission).decode()
         return wire.let_pass(record=record, body=request.body, strip_usage=request.strip_usage)
 
-    def _refused(self, refusal: Refusal, request_id: str) -> bytes:
+    def _refused(self, refusal: Refusal, arrival: Arrival | None) -> bytes:
         self._observe(refusal)
-        return wire.refuse(refusal, request_id=request_id, now=self._now())
+        dialect = routes.dialect_of(arrival.path) if arrival else Dialect.PLAIN
+        request_id = arrival.request_id if arrival else ""
+        return wire.refuse(refusal, dialect=dialect, request_id=request_id, now=self._now())
 
     def _now_ms(self) -> int:
         return int(self._now() * _MS_PER_SECOND)

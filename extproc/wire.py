@@ -8,6 +8,7 @@ from typing import Any
 
 from authz import error_body
 from authz.refusal import Refusal
+from authz.routes import Dialect
 from authz.wire import ARRIVAL_KEY, GRANT_KEY, METADATA_NAMESPACE
 from extproc.ending import Observation
 from wire.messages import ProcessingRequest, ProcessingResponse, StreamAccessLogsMessage
@@ -66,7 +67,7 @@ def let_pass(*, record: str, body: bytes | None, strip_usage: bool) -> bytes:
     return bytes(response.SerializeToString())
 
 
-def refuse(refusal: Refusal, *, request_id: str, now: float) -> bytes:
+def refuse(refusal: Refusal, *, dialect: Dialect, request_id: str, now: float) -> bytes:
     """Answer the request with our error body."""
     response = ProcessingResponse()
     immediate = response.immediate_response
@@ -76,7 +77,7 @@ def refuse(refusal: Refusal, *, request_id: str, now: float) -> bytes:
         header.key = name
         # ext_proc reads `raw_value`; `value` would give an empty header (ext_authz is the opposite).
         header.raw_value = value.encode()
-    immediate.body = error_body.render(refusal, request_id=request_id, now=now)
+    immediate.body = error_body.render(refusal, dialect=dialect, request_id=request_id, now=now)
     immediate.details = DETAILS_PREFIX + refusal.reason.code
     return bytes(response.SerializeToString())
 

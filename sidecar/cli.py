@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from sidecar.commands import key, tenant
+from sidecar.commands import audit, key, organization, plan, role, signing_key, subject, tenant, workload
 from sidecar.commands.admin_settings import store_settings
 from sidecar.commands.session import PlainErrors, fail
 from sidecar.commands.usage import usage
@@ -28,8 +28,18 @@ app = typer.Typer(
     "them in its state folder (GATEWAY_STATE, .run by default).",
 )
 envoy = typer.Typer(no_args_is_help=True, help="Envoy's side: its configuration.")
-app.add_typer(tenant.app, name="tenant")
-app.add_typer(key.app, name="key")
+for noun, commands in {
+    "organization": organization.app,
+    "tenant": tenant.app,
+    "plan": plan.app,
+    "role": role.app,
+    "key": key.app,
+    "workload": workload.app,
+    "subject": subject.app,
+    "signing-key": signing_key.app,
+    "audit": audit.app,
+}.items():
+    app.add_typer(commands, name=noun)
 app.add_typer(envoy, name="envoy")
 app.command("usage")(usage)
 

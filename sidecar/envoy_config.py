@@ -1,5 +1,7 @@
 """How does the shipped Envoy configuration become one for this machine? Only addresses, paths and numbers are replaced.
 
+Without a CA of clients, what asks them for certificates goes as well.
+
 The file is found beside this package in a wheel, and in the project's `envoy/` folder in a checkout.
 """
 
@@ -10,12 +12,19 @@ from typing import Any
 
 import yaml
 
+from sidecar.origins import require_origin
 from sidecar.sockets import recorder_socket, worker_socket
 
 _HEADROOM_BYTES = 65_536
 # A name, an IPv4 address, or an IPv6 address in brackets.
 _HOST_AND_PORT = re.compile(r"(?P<host>[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):(?P<port>[0-9]{1,5})")
 _MAX_PORT = 65_535
+_OF_CLIENT_CERTIFICATES = (
+    "require_client_certificate",
+    "disable_stateless_session_resumption",
+    "disable_stateful_session_resumption",
+)
+_CORS = "envoy.filters.http.cors"
 _BUFFER = "envoy.filters.http.buffer"
 _HOLD_HEADERS = "gateway.hold_headers"
 _LUA = "envoy.filters.http.lua"
@@ -33,6 +42,10 @@ class EnvoyAddresses:
     router: str
     admin_socket: Path
     max_body_bytes: int
+    client_ca: Path | None = None
+    """Who vouches for client certificates; None: clients are not asked for one."""
+    cors_origins: tuple[str, ...] = ()
+    """Whose pages may call the gateway, such as `https://app.example`."""
 
 
 def shipped(name: str) -> Path:
@@ -43,13 +56,15 @@ def shipped(name: str) -> Path:
 
 
 def render(addresses: EnvoyAddresses) -> str:
-    """The configuration as YAML. Raises ValueError when `router` is not HOST:PORT."""
+    """The configuration as YAML. Raises ValueError when `router` is not HOST:PORT or an origin is none."""
     config = yaml.safe_load(shipped("envoy.yaml").read_text())
     config["admin"]["address"]["pipe"]["path"] = str(addresses.admin_socket)
     listener = config["static_resources"]["listeners"][0]
     listener["address"]["socket_address"] = {"address": addresses.address, "port_value": addresses.port}
-    _place_certificates(listener, addresses.tls_dir)
-    _place_filters(listener, addresses.max_body_bytes)
+    _place_certificates(listener, addresses)
+    manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
+    _place_filters(manager, addresses.max_body_bytes)
+    _place_origins(manager, addresses.cors_origins)
     for cluster in config["static_resources"]["clusters"]:
         groups = cluster["load_assignment"]["endpoints"]
         for group, places in zip(groups, _places(cluster["name"], addresses), strict=True):
@@ -57,20 +72,31 @@ def render(addresses: EnvoyAddresses) -> str:
     return str(yaml.safe_dump(config, sort_keys=False, width=120))
 
 
-def _place_certificates(listener: Any, tls_dir: Path) -> None:
-    tls = listener["filter_chains"][0]["transport_socket"]["typed_config"]["common_tls_context"]
-    certificate = tls["tls_certificates"][0]
-    certificate["certificate_chain"]["filename"] = str(tls_dir / "server.pem")
-    certificate["private_key"]["filename"] = str(tls_dir / "server.key")
+def _place_certificates(listener: Any, addresses: EnvoyAddresses) -> None:
+    tls = listener["filter_chains"][0]["transport_socket"]["typed_config"]
+    common = tls["common_tls_context"]
+    certificate = common["tls_certificates"][0]
+    certificate["certificate_chain"]["filename"] = str(addresses.tls_dir / "server.pem")
+    certificate["private_key"]["filename"] = str(addresses.tls_dir / "server.key")
+    if addresses.client_ca is None:
+        del common["validation_context"]
+        for setting in _OF_CLIENT_CERTIFICATES:
+            del tls[setting]
+    else:
+        common["validation_context"]["trusted_ca"]["filename"] = str(addresses.client_ca)
 
 
-def _place_filters(listener: Any, max_body_bytes: int) -> None:
-    filters = listener["filter_chains"][0]["filters"][0]["typed_config"]["http_filters"]
-    by_name = {http_filter["name"]: http_filter["typed_config"] for http_filter in filters}
+def _place_filters(manager: Any, max_body_bytes: int) -> None:
+    by_name = {http_filter["name"]: http_filter["typed_config"] for http_filter in manager["http_filters"]}
     by_name[_BUFFER]["max_request_bytes"] = max_body_bytes
     by_name[_HOLD_HEADERS]["max_request_bytes"] = max_body_bytes + _HEADROOM_BYTES
     # Whoever runs Envoy need not have this package.
     by_name[_LUA]["default_source_code"] = {"inline_string": shipped("meter.lua").read_text()}
+
+
+def _place_origins(manager: Any, origins: tuple[str, ...]) -> None:
+    policy = manager["route_config"]["virtual_hosts"][0]["typed_per_filter_config"][_CORS]
+    policy["allow_origin_string_match"] = [{"exact": require_origin(origin)} for origin in origins]
 
 
 def _places(cluster: str, addresses: EnvoyAddresses) -> list[list[dict[str, Any]]]:
@@ -79,6 +105,8 @@ def _places(cluster: str, addresses: EnvoyAddresses) -> list[list[dict[str, Any]
     match cluster:
         case "router":
             return [[_router(addresses.router)]]
+        case "control":
+            return [[_pipe(addresses.socket_dir / "control.sock")]]
         case "sidecar":
             return [workers]
         case "access_log":

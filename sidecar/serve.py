@@ -1,4 +1,4 @@
-"""What is `inference-gateway serve`? Supervises workers, recorder and ledger writer, and answers for their health."""
+"""What is `inference-gateway serve`? Supervises workers, recorder, ledger writer and control, and says how they are."""
 
 import asyncio
 import contextlib
@@ -28,6 +28,7 @@ from sidecar.sockets import worker_socket
 from store.database import DatabaseOutage, connect
 
 METRICS_DIR = "PROMETHEUS_MULTIPROC_DIR"
+_OTHERS = {"recorder": "sidecar.recorder", "ledger": "sidecar.ledger_writer", "control": "sidecar.controller"}
 _PROBE_SECONDS = 1.0
 _STOP_MARGIN_SECONDS = 4.0
 
@@ -68,7 +69,7 @@ def _commands(settings: Settings, env: Mapping[str, str]) -> list[Command]:
     ]
     others = [
         Command(name=name, argv=(sys.executable, "-m", module), env=env, stop_seconds=stop_seconds)
-        for name, module in (("recorder", "sidecar.recorder"), ("ledger", "sidecar.ledger_writer"))
+        for name, module in _OTHERS.items()
     ]
     return [*workers, *others]
 

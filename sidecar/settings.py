@@ -10,9 +10,12 @@ from typing import Annotated, Literal, Self
 from pydantic import AliasChoices, Field, HttpUrl, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-# Peppers that stand in examples and blog posts: a hash keyed with one of them is no secret.
-WELL_KNOWN_PEPPERS = frozenset({"change-me", "changeme", "default", "pepper", "secret", "insecure"})
+from authz.issuer import parse_issuers
+
+# Secrets that stand in examples and blog posts are none.
+WELL_KNOWN_SECRETS = frozenset({"change-me", "changeme", "default", "pepper", "secret", "insecure", "password"})
 MIN_PEPPER_LENGTH = 32
+MIN_ROUTER_KEY_LENGTH = 16
 # A Unix socket's path holds at most 107 bytes (sun_path); this leaves room for "/worker-999.sock".
 MAX_SOCKET_DIR_LENGTH = 90
 
@@ -38,7 +41,7 @@ class StoreSettings(BaseSettings):
     @classmethod
     def _pepper_is_secret(cls, pepper: SecretStr) -> SecretStr:
         value = pepper.get_secret_value()
-        if value.lower() in WELL_KNOWN_PEPPERS or len(value) < MIN_PEPPER_LENGTH:
+        if _well_known(value) or len(value) < MIN_PEPPER_LENGTH:
             raise ValueError(
                 f"must be at least {MIN_PEPPER_LENGTH} characters and no well-known default; "
                 "make one with: openssl rand -hex 32"
@@ -78,6 +81,47 @@ class Settings(StoreSettings):
     )
     log_format: Literal["console", "json"] = Field(default="console", description="For people, or for machines.")
 
+    jwt_issuers: Annotated[str, Field(repr=False)] = Field(
+        default="[]", description="Who issues the JWTs that are accepted: a JSON list, see docs/jwt.md."
+    )
+    jwks_ca: Path | None = Field(
+        default=None, description="CA certificates that vouch for the issuers' servers; the system's, when not set."
+    )
+    certificate_dns_names: bool = Field(
+        default=False,
+        description="Whether a client certificate's DNS names prove a workload, beside its SPIFFE id.",
+    )
+    router_api_key: SecretStr | None = Field(
+        default=None,
+        description="Sent to the Router as x-internal-api-key, for one that cannot verify x-gateway-identity.",
+    )
+    session_idle_seconds: Annotated[int, Field(ge=60)] = Field(
+        default=1800, description="After how long without a request a session ends, at most."
+    )
+    session_lifetime_seconds: Annotated[int, Field(ge=60)] = Field(
+        default=43_200, description="After how long a session ends in any case, at most."
+    )
+    failure_limit: Annotated[int, Field(ge=1)] = Field(
+        default=30, description="Wrong credentials from one address in a minute before it is refused early."
+    )
+
+    @field_validator("router_api_key")
+    @classmethod
+    def _router_key_is_secret(cls, key: SecretStr | None) -> SecretStr | None:
+        value = None if key is None else key.get_secret_value()
+        if value is None or (not _well_known(value) and len(value) >= MIN_ROUTER_KEY_LENGTH and _visible(value)):
+            return key
+        raise ValueError(
+            f"must be at least {MIN_ROUTER_KEY_LENGTH} visible ASCII characters and no well-known default; "
+            "make one with: openssl rand -hex 32"
+        )
+
+    @field_validator("jwt_issuers")
+    @classmethod
+    def _issuers_can_be_read(cls, text: str) -> str:
+        parse_issuers(text)
+        return text
+
     @model_validator(mode="after")
     def _socket_paths_fit(self) -> Self:
         if len(str(self.socket_dir.absolute())) > MAX_SOCKET_DIR_LENGTH:
@@ -102,3 +146,15 @@ class UpSettings(BaseSettings):
         validation_alias=AliasChoices("ROUTER_URL", "router_url"),
         description="An OpenAI-compatible server to put behind the gateway instead of the stand-in Router.",
     )
+    cors_origins: tuple[str, ...] = Field(
+        default=(),
+        description='Browser origins that may call the gateway: a JSON list such as ["https://app.example"].',
+    )
+
+
+def _well_known(secret: str) -> bool:
+    return secret.lower() in WELL_KNOWN_SECRETS
+
+
+def _visible(text: str) -> bool:
+    return text.isascii() and all(character.isprintable() and character != " " for character in text)

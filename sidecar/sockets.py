@@ -11,3 +11,8 @@ def worker_socket(socket_dir: Path, index: int) -> Path:
 def recorder_socket(socket_dir: Path) -> Path:
     """The socket on which the recorder takes the access log."""
     return socket_dir / "recorder.sock"
+
+
+def control_socket(socket_dir: Path) -> Path:
+    """The socket of the gateway's own HTTP API."""
+    return socket_dir / "control.sock"

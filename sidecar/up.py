@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from sidecar.embedded import state_folder
-from sidecar.embedded.certificates import ensure_certificates
+from sidecar.embedded.certificates import Certificates, ensure_certificates
 from sidecar.embedded.envoy_server import EnvoyOptions, envoy_command
 from sidecar.embedded.fleet import Fleet
 from sidecar.embedded.journal import Journal
@@ -158,7 +158,7 @@ async def _start(run: Run, fleet: Fleet, journal: Journal) -> str:
     )
     key = await _start_sidecar(run, fleet, journal)
     await _start_envoy(run, fleet, router)
-    run.state.remember("demo.env", _demo_env(run.ports.url, certificates.ca, key))
+    run.state.remember("demo.env", _demo_env(run.ports.url, certificates, key))
     return _greeting(run, key, seconds=time.monotonic() - began)
 
 
@@ -229,8 +229,16 @@ def _python_env() -> Mapping[str, str]:
     return {"PYTHONUNBUFFERED": "1"}  # lines arrive when they are written, not when 8 KiB are full
 
 
-def _demo_env(url: str, ca: Path, key: str) -> str:
-    return _shell({"GATEWAY_URL": url, "GATEWAY_CA": str(ca), "GATEWAY_API_KEY": key})
+def _demo_env(url: str, tls: Certificates, key: str) -> str:
+    return _shell(
+        {
+            "GATEWAY_URL": url,
+            "GATEWAY_CA": str(tls.ca),
+            "GATEWAY_API_KEY": key,
+            "GATEWAY_CLIENT_CERT": str(tls.client),
+            "GATEWAY_CLIENT_KEY": str(tls.client_key),
+        }
+    )
 
 
 def _shell(values: Mapping[str, str]) -> str:

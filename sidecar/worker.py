@@ -13,13 +13,11 @@ from collections.abc import AsyncIterator
 
 import uvloop
 
-from authz.directory import CachedDirectory
-from authz.service import Authorization
 from extproc.access_log import AccessLog
 from extproc.process import ExternalProcessor
 from extproc.settlement import Settler
 from quota.redis import RedisReservations
-from sidecar import logs, metrics, redis_client
+from sidecar import identity, logs, metrics, redis_client
 from sidecar.clock import now_ms
 from sidecar.grpc_health import Health
 from sidecar.grpc_server import GrpcServer
@@ -28,14 +26,11 @@ from sidecar.logs import Logger
 from sidecar.settings import Settings
 from sidecar.sockets import worker_socket
 from store.database import opened
-from store.directory import IdentityListener, PostgresDirectory
 
 # For how long a worker keeps an access-log stream that Envoy opened to it while the recorder was away.
 _STAND_IN_SECONDS = 1.0
 # Envoy asks every second (envoy/envoy.yaml, health_checks) and believes the second answer.
 _LAME_DUCK_SECONDS = 2.5
-# Less than Envoy waits for Check (envoy/envoy.yaml), so that the caller is told which part is away.
-_DIRECTORY_SECONDS = 1.0
 
 
 @contextlib.asynccontextmanager
@@ -52,22 +47,18 @@ async def _background(*coroutines: object) -> AsyncIterator[None]:
 async def work(settings: Settings, index: int, logger: Logger) -> None:
     """Serve until SIGTERM, then drain: new calls go to the other workers, running streams finish."""
     observe_error = metrics.error_observer(lambda error: logger.error("unexpected", action="error", exc_info=error))
-    dsn = settings.database_url.get_secret_value()
     redis = redis_client.connect(settings, wait_seconds=settings.quota_deadline_seconds)
     reservations = RedisReservations(redis, deadline=settings.quota_deadline_seconds)
     settler = Settler(reservations, now=time.monotonic, now_ms=now_ms, observe=metrics.observe_settlement)
-    async with opened(dsn) as pool, contextlib.aclosing(redis), contextlib.aclosing(reservations):
-        directory = CachedDirectory(PostgresDirectory(pool, deadline_seconds=_DIRECTORY_SECONDS), now=time.monotonic)
-        listener = IdentityListener(dsn, directory.announce_change)
-        authorization = Authorization(
-            directory,
-            pepper=settings.key_pepper.get_secret_value().encode(),
-            now=time.time,
-            observe=metrics.observe_check,
-        )
+    async with (
+        opened(settings.database_url.get_secret_value()) as pool,
+        contextlib.aclosing(redis),
+        contextlib.aclosing(reservations),
+        identity.opened(settings, pool, redis, logger) as identified,
+    ):
         processor = ExternalProcessor(reservations, settler, now=time.time, observe=metrics.observe_admission)
         access_log = AccessLog(reservations, settler, observe_error=observe_error, stay_seconds=_STAND_IN_SECONDS)
-        services = [authorization.service(), processor.service(), access_log.service()]
+        services = [identified.authorization.service(), processor.service(), access_log.service()]
         health = Health(service.name for service in services)
         server = GrpcServer(
             [*services, health.service()],
@@ -76,9 +67,10 @@ async def work(settings: Settings, index: int, logger: Logger) -> None:
             max_body_bytes=settings.max_body_bytes,
             observe_error=observe_error,
         )
-        async with _background(listener.run(), settler.run(), metrics.export(lambda: settler.waiting)):
+        async with _background(identified.run(), settler.run(), metrics.export(lambda: settler.waiting)):
             await _serve(server, health, settings.drain_seconds, logger)
             await settler.finish()
+        await identified.finish()
 
 
 async def _serve(server: GrpcServer, health: Health, drain_seconds: float, logger: Logger) -> None:

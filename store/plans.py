@@ -1,22 +1,26 @@
 """Which plans are there, and what limits does each put on its tenants?"""
 
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
 
 import asyncpg
-import msgspec
 
-from authz.grant import Metering
-from quota.limit import Limit, Window
+from authz.principal import Metering
+from quota.limit import Limit
+from store.audit import AnyConnection, Change, Trail
 from store.database import Pool, outages_named
+from store.difference import Facts, difference
 from store.field_error import FieldError
-from store.name import checked
+from store.limits import checked_limits, decode_limits, encode_limits
+from store.name import checked, listed
 
-_LIMITS = msgspec.json.Decoder(tuple[Limit, ...])
 _SELECT = "SELECT name, limits, metering FROM plans"
-_PUT = """
-INSERT INTO plans (name, limits, metering) VALUES ($1, $2::jsonb, $3)
-ON CONFLICT (name) DO UPDATE SET limits = excluded.limits, metering = excluded.metering"""
+_LOCK = f"{_SELECT} WHERE name = $1 FOR UPDATE"
+_INSERT = "INSERT INTO plans (name, limits, metering) VALUES ($1, $2::jsonb, $3) ON CONFLICT (name) DO NOTHING"
+_UPDATE = "UPDATE plans SET limits = $2::jsonb, metering = $3 WHERE name = $1"
+_TENANTS = """
+SELECT o.name || '/' || t.name || CASE WHEN t.deleted_at IS NULL THEN '' ELSE ' (deleted)' END
+FROM tenants t JOIN organizations o ON o.id = t.organization_id
+WHERE t.plan = $1 ORDER BY t.deleted_at IS NOT NULL, o.name, t.name"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,10 +32,12 @@ class Plan:
     metering: Metering = Metering.NATIVE
 
 
-@lru_cache(maxsize=1000)
-def decode_limits(text: str) -> tuple[Limit, ...]:
-    """Read `plans.limits`; `msgspec.MsgspecError` when it is not a list of limits."""
-    return _LIMITS.decode(text)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanChanges:
+    """What is to be different; None leaves it as it is. `limits` are all that the plan then has."""
+
+    limits: tuple[Limit, ...] | None = None
+    metering: Metering | None = None
 
 
 async def list_plans(pool: Pool) -> list[Plan]:
@@ -40,37 +46,98 @@ async def list_plans(pool: Pool) -> list[Plan]:
         return [_plan(row) for row in await pool.fetch(f"{_SELECT} ORDER BY name")]
 
 
-async def get(pool: Pool, name: str) -> Plan:
+async def find_plan(pool: Pool, name: str) -> Plan:
     """Return the plan; raises `FieldError` when there is none of this name."""
     with outages_named():
-        row = await pool.fetchrow(f"{_SELECT} WHERE name = $1", name)
+        async with pool.acquire() as connection:
+            return await _find(connection, f"{_SELECT} WHERE name = $1", name)
+
+
+async def check_plan(connection: AnyConnection, name: str) -> None:
+    """Raise `FieldError` when there is no such plan; one that there is stays until the transaction ends."""
+    await _find(connection, f"{_SELECT} WHERE name = $1 FOR KEY SHARE", name)
+
+
+async def create(pool: Pool, plan: Plan, *, trail: Trail) -> Plan:
+    """Create the plan; raises `FieldError` when the name is taken or it makes no sense."""
+    _check(plan)
+    with outages_named():
+        async with pool.acquire() as connection, connection.transaction():
+            if not await _inserted(connection, plan, trail):
+                raise FieldError("plan", f"there is one named {plan.name!r} already")
+    return plan
+
+
+async def put(pool: Pool, plan: Plan, *, trail: Trail) -> None:
+    """Create the plan, or make the one of this name as it is; raises `FieldError` when it makes no sense."""
+    _check(plan)
+    with outages_named():
+        async with pool.acquire() as connection, connection.transaction():
+            if not await _inserted(connection, plan, trail):
+                await _write(connection, await _find(connection, _LOCK, plan.name), plan, trail)
+
+
+async def update(pool: Pool, name: str, changes: PlanChanges, *, trail: Trail) -> Plan:
+    """Change the plan, for all its tenants, from their next request on. Raises `FieldError`."""
+    with outages_named():
+        async with pool.acquire() as connection, connection.transaction():
+            before = await _find(connection, _LOCK, name)
+            after = _changed(before, changes)
+            await _write(connection, before, after, trail)
+    return after
+
+
+async def delete(pool: Pool, name: str, *, trail: Trail) -> Plan:
+    """Delete the plan; raises `FieldError` when there is none, or when tenants are or were on it."""
+    with outages_named():
+        async with pool.acquire() as connection, connection.transaction():
+            plan = await _find(connection, _LOCK, name)
+            if tenants := await connection.fetch(_TENANTS, name):
+                raise FieldError("plan", f"{name!r} has tenants: {listed(row[0] for row in tenants)}")
+            await connection.execute("DELETE FROM plans WHERE name = $1", name)
+            await trail.append(connection, _audited("delete", name, before=_facts(plan)))
+    return plan
+
+
+async def _inserted(connection: AnyConnection, plan: Plan, trail: Trail) -> bool:
+    made = await connection.execute(_INSERT, plan.name, encode_limits(plan.limits), plan.metering)
+    if made != "INSERT 0 1":
+        return False
+    await trail.append(connection, _audited("create", plan.name, after=_facts(plan)))
+    return True
+
+
+async def _find(connection: AnyConnection, query: str, name: str) -> Plan:
+    row = await connection.fetchrow(query, name)
     if row is None:
-        raise await unknown_plan(pool, name)
+        known = ", ".join(row["name"] for row in await connection.fetch("SELECT name FROM plans ORDER BY name"))
+        raise FieldError("plan", f"there is no plan {name[:110]!r}; there are: {known}")
     return _plan(row)
 
 
-async def put(pool: Pool, plan: Plan) -> None:
-    """Create the plan, or change it for all its tenants; raises `FieldError` when it makes no sense."""
+async def _write(connection: AnyConnection, before: Plan, after: Plan, trail: Trail) -> None:
+    old, new = difference(_facts(before), _facts(after))
+    if new:
+        await connection.execute(_UPDATE, after.name, encode_limits(after.limits), after.metering)
+        await trail.append(connection, _audited("update", after.name, old, new))
+
+
+def _changed(plan: Plan, changes: PlanChanges) -> Plan:
+    limits = plan.limits if changes.limits is None else checked_limits("limits", changes.limits)
+    return replace(plan, limits=limits, metering=changes.metering or plan.metering)
+
+
+def _check(plan: Plan) -> None:
     checked("plan", plan.name)
-    for limit in plan.limits:
-        _check(limit)
-    if len({limit.name for limit in plan.limits}) != len(plan.limits):
-        raise FieldError("limits", "two limits have the same name")
-    with outages_named():
-        await pool.execute(_PUT, plan.name, msgspec.json.encode(plan.limits).decode(), plan.metering)
+    checked_limits("limits", plan.limits)
 
 
-async def unknown_plan(pool: Pool, name: str) -> FieldError:
-    """Make the error for a plan that does not exist; it names those that do."""
-    known = ", ".join(plan.name for plan in await list_plans(pool))
-    return FieldError("plan", f"there is no plan {name!r}; there are: {known}")
+def _facts(plan: Plan) -> Facts:
+    return {"limits": plan.limits, "metering": plan.metering}
 
 
-def _check(limit: Limit) -> None:
-    if limit.ceiling < 0:
-        raise FieldError("limits", f"the ceiling of {limit.name} is below zero")
-    if limit.window is Window.SLIDING and limit.seconds < 1:
-        raise FieldError("limits", f"{limit.name} has a sliding window and needs its length in seconds")
+def _audited(action: str, name: str, before: Facts | None = None, after: Facts | None = None) -> Change:
+    return Change(action=f"plan.{action}", subject=f"plan:{name}", before=before, after=after)
 
 
 def _plan(row: asyncpg.Record) -> Plan:

@@ -2,68 +2,26 @@
 
 import re
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
 import tests.wire.first_import  # noqa: F401 - before authz.wire
-from authz.refusal import Reason
-from authz.routes import ROUTES
-from authz.wire import ARRIVAL_KEY, GRANT_KEY, METADATA_NAMESPACE, METERING_HEADER, router_headers
+from authz.wire import (
+    ARRIVAL_KEY,
+    GRANT_KEY,
+    IDENTITY_HEADER,
+    METADATA_NAMESPACE,
+    METERING_HEADER,
+    ROUTER_KEY_HEADER,
+    router_headers,
+)
 from extproc import wire
 from extproc.process import LEASE_MS
 from sidecar.envoy_config import shipped
 from sidecar.settings import Settings, UpSettings
+from tests.support.envoy_file import FILTERS, LUA, MANAGER, YAML, walk
 from tests.support.values import grant
-
-YAML = shipped("envoy.yaml").read_text()
-LUA = shipped("meter.lua").read_text()
-CONFIG: dict[str, Any] = yaml.safe_load(YAML)
-MANAGER: dict[str, Any] = CONFIG["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
-FILTERS: dict[str, Any] = {entry["name"]: entry["typed_config"] for entry in MANAGER["http_filters"]}
-ROUTES_OF_ENVOY: list[dict[str, Any]] = MANAGER["route_config"]["virtual_hosts"][0]["routes"]
-MAPPERS: list[dict[str, Any]] = MANAGER["local_reply_config"]["mappers"]
-CODES = [mapper["body_format_override"]["json_format"]["error"]["code"] for mapper in MAPPERS]
-
-
-def _walk(tree: Any) -> Iterator[Any]:
-    yield tree
-    for value in tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ():
-        yield from _walk(value)
-
-
-@pytest.mark.parametrize("mapper", MAPPERS, ids=CODES)
-def test_a_local_reply_is_one_of_our_refusals(mapper: dict[str, Any]) -> None:
-    error = mapper["body_format_override"]["json_format"]["error"]
-    reason = Reason[error["code"].upper()]
-    assert (mapper["status_code"], error["message"], error["type"]) == (
-        reason.status,
-        reason.message,
-        reason.type.value,
-    )
-    assert list(error) == ["message", "type", "param", "code", "details", "request_id", "timestamp"]
-    added = {entry["header"]["key"] for entry in mapper.get("headers_to_add", [])}
-    assert ("retry-after" in added) is (reason.status == 503)
-    assert mapper["body_format_override"]["content_type"] == "application/json"
-
-
-def test_each_reason_that_envoy_says_is_said() -> None:
-    source = (Path(shipped("envoy.yaml")).parent.parent / "authz" / "refusal.py").read_text()
-    of_envoy = set(re.findall(r"^    ([A-Z_]+) = _Row", source.partition("# Said by Envoy itself")[2], re.MULTILINE))
-    assert of_envoy
-    assert {code.upper() for code in CODES} >= of_envoy
-
-
-def test_no_mapper_takes_our_own_refusals() -> None:
-    # They are written before Envoy's; their details begin so.
-    for mapper in MAPPERS:
-        expression = mapper["filter"]["extension_filter"]["typed_config"]["expression"]
-        assert f"startsWith('{wire.DETAILS_PREFIX}')" not in expression.replace(
-            f"!response.code_details.startsWith('{wire.DETAILS_PREFIX}')", ""
-        )
 
 
 def _removed_early(header: str) -> bool:
@@ -75,20 +33,14 @@ def _removed_early(header: str) -> bool:
 
 @pytest.mark.parametrize(
     "header",
-    [*(name for name, _ in router_headers(grant())), METERING_HEADER, "x-request-id", "x-routing-policy"],
+    [
+        *(name for name, _ in router_headers(grant())),
+        *(METERING_HEADER, IDENTITY_HEADER, ROUTER_KEY_HEADER, "x-request-id", "x-routing-policy"),
+        *("x-client-cert", "x-forwarded-client-cert"),
+    ],
 )
 def test_a_header_that_the_gateway_owns_is_taken_from_the_client_before_any_filter_sees_it(header: str) -> None:
     assert _removed_early(header)
-
-
-def test_the_header_that_chooses_the_metering_never_reaches_the_router() -> None:
-    to_router = [route for route in ROUTES_OF_ENVOY if "route" in route]
-    assert to_router
-    for route in to_router:
-        assert METERING_HEADER in route["request_headers_to_remove"]
-    [inline] = [route for route in to_router if "headers" in route["match"]]
-    [condition] = inline["match"]["headers"]
-    assert condition == {"name": METERING_HEADER, "string_match": {"exact": "inline"}}
 
 
 def test_process_is_given_what_check_left() -> None:
@@ -103,7 +55,7 @@ def test_what_process_writes_is_received_and_rbac_and_lua_read_it() -> None:
     assert set(received) == {wire.ADMISSION_NAMESPACE, wire.STREAM_NAMESPACE, METADATA_NAMESPACE}
     [matcher] = [
         node["metadata_matcher"]
-        for node in _walk(FILTERS["envoy.filters.http.rbac"])
+        for node in walk(FILTERS["envoy.filters.http.rbac"])
         if isinstance(node, dict) and "metadata_matcher" in node
     ]
     assert matcher["filter"] == wire.ADMISSION_NAMESPACE
@@ -120,7 +72,7 @@ def test_what_lua_and_the_usage_filters_write_is_what_the_access_log_reads() -> 
     written = {
         (node["on_present"]["metadata_namespace"], node["on_present"]["key"], node["on_present"]["type"])
         for name in ("envoy.filters.http.sse_to_metadata", "envoy.filters.http.json_to_metadata")
-        for node in _walk(FILTERS[name])
+        for node in walk(FILTERS[name])
         if isinstance(node, dict) and "on_present" in node
     }
     assert written == {(wire.USAGE_NAMESPACE, key, "NUMBER") for key in ("input", "output")}
@@ -132,32 +84,14 @@ def test_both_usage_filters_have_the_same_rules() -> None:
     assert of_sse == FILTERS["envoy.filters.http.json_to_metadata"]["response_rules"]["rules"]
 
 
-def test_the_routes_of_envoy_are_those_of_the_table() -> None:
-    patterns = [route["match"]["safe_regex"]["regex"] for route in ROUTES_OF_ENVOY if "route" in route]
-    assert patterns
-    for pattern in patterns:
-        assert {path for path in ROUTES if re.fullmatch(pattern, path)} == set(ROUTES)
-        # And no other: the alternatives of the pattern, written out.
-        head, _, rest = pattern.partition("(")
-        assert {head + tail for tail in rest.rstrip(")").split("|")} == set(ROUTES)
-
-
-def test_only_health_passes_without_check() -> None:
-    disabled = [
-        route["name"]
-        for route in ROUTES_OF_ENVOY
-        if route.get("typed_per_filter_config", {}).get("envoy.filters.http.ext_authz", {}).get("disabled")
-    ]
-    assert disabled == ["health"]
-    for route in ROUTES_OF_ENVOY:
-        if "route" in route:
-            assert "envoy.filters.http.rbac" not in route.get("typed_per_filter_config", {})
-            overrides = route.get("typed_per_filter_config", {}).get("envoy.filters.http.ext_proc", {})
-            assert not overrides.get("disabled")
+def test_the_sidecar_is_shown_the_certificate_and_no_header_of_it_passes() -> None:
+    assert FILTERS["envoy.filters.http.ext_authz"]["include_peer_certificate"] is True
+    assert MANAGER["forward_client_cert_details"] == "SANITIZE"
 
 
 def test_the_filters_stand_in_the_order_that_their_reasons_ask_for() -> None:
     assert list(FILTERS) == [
+        "envoy.filters.http.cors",
         "envoy.filters.http.buffer",
         "envoy.filters.http.ext_authz",
         "envoy.filters.http.ext_proc",

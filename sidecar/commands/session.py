@@ -1,6 +1,9 @@
 """What does every administrative command do around its work? Connect, run, and say in one line what went wrong."""
 
 import asyncio
+import os
+import pwd
+import socket
 from collections.abc import Awaitable, Callable
 from typing import Any, NoReturn, TypeVar
 
@@ -12,6 +15,7 @@ from authz.directory import DirectoryOutage
 from sidecar.commands.admin_settings import complaints, store_settings
 from sidecar.process import StartError
 from store import database
+from store.audit import Actor, Trail
 from store.database import DatabaseOutage, Pool
 from store.field_error import FieldError
 from store.migration import MigrationError
@@ -37,6 +41,19 @@ def with_pool(work: Callable[[Pool], Awaitable[T]]) -> T:
 def pepper() -> bytes:
     """Return the configured pepper of the keys."""
     return store_settings().key_pepper.get_secret_value().encode()
+
+
+def trail() -> Trail:
+    """Return the audit trail of what this person does at this machine."""
+    return Trail(Actor(name=f"cli:{_os_user()}", source=socket.gethostname()), pepper=pepper())
+
+
+def _os_user() -> str:
+    """Not from the environment, which may say anything."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # a container may run under a number that no user has
+        return str(os.getuid())
 
 
 def fail(*lines: str, code: int = FAILED) -> NoReturn:

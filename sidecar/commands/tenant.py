@@ -1,89 +1,235 @@
-"""Who may use the gateway? `inference-gateway tenant ...`: create tenants and look at them."""
+"""Who may use the gateway? `inference-gateway tenant ...`: create, change, suspend and delete tenants."""
 
+import json
+from dataclasses import asdict
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
 
-from sidecar.commands.session import with_pool
+from sidecar.commands.confirmation import Yes, confirm, foretold, told
+from sidecar.commands.limit_option import Limits, parse_limits
+from sidecar.commands.list_option import replacement
+from sidecar.commands.routing_policy_option import Policy, read_policy
+from sidecar.commands.session import trail, with_pool
 from sidecar.tables import print_fields, print_json, print_table
-from store import plans, tenants
-from store.api_keys import list_keys
+from store import tenants
 from store.database import Pool
-from store.tenants import Tenant
+from store.deletion import Deletion, foreseen
+from store.limits import effective_limits
+from store.plans import Plan, find_plan
+from store.tenants import NewTenant, Tenant, TenantChanges, find_tenant, list_tenants
 
-app = typer.Typer(no_args_is_help=True, help="Create tenants and look at them.")
+app = typer.Typer(no_args_is_help=True, help="Create, change, suspend and delete tenants.")
 
 Named = Annotated[
     str, typer.Argument(metavar="TENANT", help="The tenant's id (ten_...), or its name when only one has it.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Networks = Annotated[
+    list[str] | None,
+    typer.Option("--network", metavar="CIDR", help="Where its callers must come from, may be repeated; else anywhere."),
+]
+_CERTIFICATE = "Whether its callers must show a client certificate beside their key or token."
 
 
 @app.command("create")
-def create(
+def create(  # noqa: PLR0913 - a command has as many parameters as options
     name: Annotated[str, typer.Argument(metavar="NAME", help="The tenant's name, unique in its organization.")],
     *,
     organization: Annotated[
         str, typer.Option(metavar="ORG", help="The organization's name or id; made when there is none of this name.")
     ],
     plan: Annotated[
-        str, typer.Option(metavar="PLAN", help="The plan that sets its limits: free, pro, enterprise.")
+        str, typer.Option(metavar="PLAN", help="The plan that sets its limits: free, pro, enterprise or your own.")
     ] = "free",
+    limit: Limits = None,
+    network: Networks = None,
+    routing_policy: Policy = None,
+    require_certificate: Annotated[bool, typer.Option("--require-certificate", help=_CERTIFICATE)] = False,
     as_json: AsJson = False,
 ) -> None:
     """Create a tenant on a plan.
 
-    Its organization is created too when there is none of this name.
+    Its organization is created too when there is none of this name. A limit takes the place of the plan's of the same
+    name, or is added to them.
     """
+    new = NewTenant(
+        name=name,
+        organization=organization,
+        plan=plan,
+        limits=parse_limits(limit or ()),
+        networks=tuple(network or ()),
+        routing_policy=read_policy(routing_policy),
+        certificate_required=require_certificate,
+    )
 
     async def work(pool: Pool) -> Tenant:
-        return await tenants.create_tenant(pool, name, organization=organization, plan=plan)
+        return await tenants.create(pool, new, trail=trail())
 
     _show(with_pool(work), as_json=as_json)
 
 
 @app.command("list")
-def list_all(*, as_json: AsJson = False) -> None:
+def list_all(
+    *,
+    deleted: Annotated[bool, typer.Option("--deleted", help="Those that were deleted, instead.")] = False,
+    as_json: AsJson = False,
+) -> None:
     """List every tenant with its organization and plan."""
-    found = with_pool(tenants.list_tenants)
+
+    async def work(pool: Pool) -> list[Tenant]:
+        return await list_tenants(pool, deleted=deleted)
+
+    found = with_pool(work)
     if as_json:
-        print_json(found)
+        print_json([_described(tenant) for tenant in found])
         return
     print_table(
-        ("ID", "NAME", "ORGANIZATION", "PLAN", "STATE", "CREATED"),
+        ("ID", "NAME", "ORGANIZATION", "PLAN", "STATE", "DELETED" if deleted else "CREATED"),
         [
-            (tenant.id, tenant.name, tenant.organization, tenant.plan, _state(tenant), tenant.created_at)
-            for tenant in found
+            (one.id, one.name, one.organization, one.plan, _state(one), one.deleted_at or one.created_at)
+            for one in found
         ],
-        empty="There are no tenants. Make one: inference-gateway tenant create NAME --organization ORG",
+        empty="No tenant was deleted."
+        if deleted
+        else "There are no tenants. Make one: inference-gateway tenant create NAME --organization ORG",
     )
 
 
 @app.command("show")
 def show(tenant: Named, *, as_json: AsJson = False) -> None:
-    """Show one tenant and the limits of its plan."""
+    """Show one tenant, its plan, and the limits that hold for it.
 
-    async def work(pool: Pool) -> tuple[Tenant, plans.Plan, int]:
-        found = await tenants.find_tenant(pool, tenant)
-        keys = await list_keys(pool, tenant_id=found.id)
-        return found, await plans.get(pool, found.plan), len(keys)
+    One that was deleted is shown by its id.
+    """
 
-    found, plan, keys = with_pool(work)
+    async def work(pool: Pool) -> tuple[Tenant, Plan, Deletion]:
+        found = await find_tenant(pool, tenant, deleted=True)
+        return found, await find_plan(pool, found.plan), await foreseen(pool, [found.id])
+
+    found, plan, has = with_pool(work)
+    limits = effective_limits(plan.limits, found.limits)
     if as_json:
-        print_json({"tenant": found, "plan": plan, "keys": keys})
+        described = {"tenant": _described(found), "plan": plan, "limits": limits}
+        print_json({**described, "keys": has.keys_revoked, "workloads": has.workloads_deleted})
         return
-    limits = [(limit.name, limit.ceiling) for limit in plan.limits]
-    print_fields([*_fields(found), ("metering", plan.metering), *limits, ("keys", keys)])
+    shown = [(limit.name, limit.ceiling) for limit in limits]
+    counts = [("keys", has.keys_revoked), ("workloads", has.workloads_deleted)]
+    print_fields([*_fields(found), ("metering", plan.metering), *shown, *counts])
+
+
+@app.command("update")
+def update(  # noqa: PLR0913 - a command has as many parameters as options
+    tenant: Named,
+    *,
+    name: Annotated[str | None, typer.Option(metavar="NAME", help="Its name from now on.")] = None,
+    plan: Annotated[str | None, typer.Option(metavar="PLAN", help="The plan that it is on from now on.")] = None,
+    limit: Limits = None,
+    clear_limits: Annotated[bool, typer.Option("--clear-limits", help="Only its plan's limits hold.")] = False,
+    network: Networks = None,
+    clear_networks: Annotated[bool, typer.Option("--clear-networks", help="Let it in from anywhere.")] = False,
+    routing_policy: Policy = None,
+    clear_routing_policy: Annotated[
+        bool, typer.Option("--clear-routing-policy", help="Send the Router no policy.")
+    ] = False,
+    require_certificate: Annotated[
+        bool | None, typer.Option("--require-certificate/--no-require-certificate", help=_CERTIFICATE)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Change a tenant.
+
+    What is not given stays as it is. The limits or networks that are given are all that it then has of its own. Each
+    worker goes by them within a second.
+    """
+    limits = replacement("limits", limit, clear=clear_limits)
+    networks = replacement("networks", network, clear=clear_networks)
+    policy = replacement(
+        "routing-policy", None if routing_policy is None else [routing_policy], clear=clear_routing_policy
+    )
+    changes = TenantChanges(
+        name=name,
+        plan=plan,
+        limits=None if limits is None else parse_limits(limits),
+        networks=None if networks is None else tuple(networks),
+        routing_policy=read_policy(policy[0]) if policy else None,
+        clear_routing_policy=clear_routing_policy,
+        certificate_required=require_certificate,
+    )
+
+    async def work(pool: Pool) -> Tenant:
+        return await tenants.update(pool, tenant, changes, trail=trail())
+
+    _show(with_pool(work), as_json=as_json)
+
+
+@app.command("suspend")
+def suspend(tenant: Named, *, as_json: AsJson = False) -> None:
+    """Refuse all its callers until it is resumed; nothing of it is lost."""
+
+    async def work(pool: Pool) -> Tenant:
+        return await tenants.suspend(pool, tenant, now=datetime.now(UTC), trail=trail())
+
+    _show(with_pool(work), as_json=as_json)
+
+
+@app.command("resume")
+def resume(tenant: Named, *, as_json: AsJson = False) -> None:
+    """Let its callers in again, unless its organization is suspended."""
+
+    async def work(pool: Pool) -> Tenant:
+        return await tenants.resume(pool, tenant, trail=trail())
+
+    _show(with_pool(work), as_json=as_json)
+
+
+@app.command("delete")
+def delete(tenant: Named, *, yes: Yes = False, as_json: AsJson = False) -> None:
+    """Delete a tenant, for good.
+
+    Its keys are revoked and its workloads deleted; its name becomes free. What it used stays in the ledger, and all
+    changes in the audit trail.
+    """
+
+    async def look(pool: Pool) -> tuple[Tenant, Deletion]:
+        found = await find_tenant(pool, tenant)
+        return found, await foreseen(pool, [found.id])
+
+    found, expected = with_pool(look)
+    subject = f"the tenant {found.name} ({found.id}) of {found.organization}"
+    confirm(foretold(subject, expected), yes=yes)
+
+    async def work(pool: Pool) -> Deletion:
+        return await tenants.delete(pool, found.id, now=datetime.now(UTC), trail=trail())
+
+    done = with_pool(work)
+    if as_json:
+        print_json({"tenant": _described(found), "deletion": done})
+    else:
+        typer.echo(told(subject, done))
 
 
 def _show(tenant: Tenant, *, as_json: bool) -> None:
     if as_json:
-        print_json(tenant)
+        print_json(_described(tenant))
     else:
-        print_fields(_fields(tenant))
+        own = [(limit.name, limit.ceiling) for limit in tenant.limits]
+        print_fields([*_fields(tenant), *own])
+
+
+def _described(tenant: Tenant) -> dict[str, Any]:
+    policy = tenant.routing_policy
+    return {**asdict(tenant), "routing_policy": None if policy is None else json.loads(policy)}
 
 
 def _fields(tenant: Tenant) -> list[tuple[str, Any]]:
+    optional = [
+        ("networks", ", ".join(tenant.networks)),
+        ("certificate", "required" if tenant.certificate_required else ""),
+        ("routing policy", tenant.routing_policy),
+        ("deleted", tenant.deleted_at),
+    ]
     return [
         ("id", tenant.id),
         ("name", tenant.name),
@@ -91,9 +237,12 @@ def _fields(tenant: Tenant) -> list[tuple[str, Any]]:
         ("plan", tenant.plan),
         ("state", _state(tenant)),
         ("created", tenant.created_at),
+        *((name, value) for name, value in optional if value),
     ]
 
 
 def _state(tenant: Tenant) -> str:
+    if tenant.deleted_at is not None:
+        return "deleted"
     suspended = tenant.suspended_at is not None or tenant.organization_suspended_at is not None
     return "suspended" if suspended else "active"

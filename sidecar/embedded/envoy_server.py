@@ -16,7 +16,7 @@ class EnvoyOptions:
 
     port: int
     tls: Path
-    """Folder of server.pem and server.key."""
+    """Folder of server.pem and server.key, and of client-ca.pem."""
     socket_dir: Path
     """Folder of the workers' sockets, worker-0.sock and so on."""
     workers: int

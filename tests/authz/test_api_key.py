@@ -32,8 +32,33 @@ def test_any_text_can_be_read(text: str) -> None:
 def test_one_wrong_character_is_seen(data: st.DataObject) -> None:
     text = generate().text
     place = data.draw(st.integers(0, len(text) - 1))
-    wrong = data.draw(st.sampled_from(ALPHABET + "_- \n").filter(lambda char: char != text[place]))
+    any_character = st.sampled_from(ALPHABET + "_- \n") | st.characters()  # half surrogate pairs included
+    wrong = data.draw(any_character.filter(lambda char: char != text[place]))
     assert parse(text[:place] + wrong + text[place + 1 :]) is None
+
+
+@given(st.data())
+def test_one_character_too_few_or_too_many_is_seen(data: st.DataObject) -> None:
+    text = generate().text
+    place = data.draw(st.integers(0, len(text) - 1))
+    more = data.draw(st.sampled_from(ALPHABET + "_"))
+    assert parse(text[:place] + text[place + 1 :]) is None
+    assert parse(text[:place] + more + text[place:]) is None
+
+
+@given(tags)
+def test_a_rotated_key_has_the_id_of_the_former_and_another_secret(tag: str) -> None:
+    former = generate(tag)
+    key = generate(tag, public_id=former.id)
+    assert (key.tag, key.id) == (tag, former.id)
+    assert key.text.split("_")[3] != former.text.split("_")[3]
+    assert parse(key.text) == key
+
+
+@pytest.mark.parametrize("public_id", ["short", "x" * 13, "with_a_score", "with-a-dash!", "x" * 11 + "\n"])
+def test_a_public_id_is_twelve_letters_and_digits(public_id: str) -> None:
+    with pytest.raises(ValueError, match="public id"):
+        generate(public_id=public_id)
 
 
 @given(st.data())

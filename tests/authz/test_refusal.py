@@ -12,8 +12,10 @@ from authz import arrival as arrivals
 from authz import error_body
 from authz import grant as grants
 from authz.arrival import Arrival
-from authz.grant import Grant, Metering, PrincipalKind
+from authz.grant import Grant
+from authz.principal import Metering, PrincipalKind
 from authz.refusal import ErrorType, Reason, Refusal
+from authz.routes import Dialect
 from quota.limit import Limit, Unit, Window
 from tests.support.values import arrival, grant, slots
 
@@ -72,6 +74,31 @@ def test_without_anything_particular_the_catalogue_speaks() -> None:
     }
 
 
+def test_on_anthropics_paths_the_body_is_anthropics() -> None:
+    refusal = Refusal(reason=Reason.INVALID_API_KEY)
+    body = json.loads(
+        error_body.render(refusal, dialect=Dialect.ANTHROPIC_MESSAGES, request_id="abc", now=1_767_268_800)
+    )
+    assert (body["type"], body["request_id"]) == ("error", "abc")
+    assert body["error"]["type"] == "authentication_error"
+    assert body["error"]["message"] == Reason.INVALID_API_KEY.message
+    assert body["error"]["code"] == "invalid_api_key"
+
+
+@pytest.mark.parametrize("reason", list(Reason), ids=lambda reason: reason.code)
+def test_anthropics_types_are_those_its_sdks_know(reason: Reason) -> None:
+    expected = {
+        401: "authentication_error",
+        403: "permission_error",
+        404: "not_found_error",
+        413: "request_too_large",
+        429: "rate_limit_error",
+        503: "api_error",
+        504: "timeout_error",
+    }
+    assert error_body.anthropic_type(reason) == expected.get(reason.status, "invalid_request_error")
+
+
 @given(message=st.text(), request_id=st.text(), param=st.text() | st.none())
 def test_any_text_is_told_as_json(message: str, request_id: str, param: str | None) -> None:
     refusal = Refusal(reason=Reason.BAD_REQUEST, message=message, param=param)
@@ -92,10 +119,17 @@ def test_retry_after_is_whole_seconds_and_never_too_early(ms: int) -> None:
 
 @pytest.mark.parametrize("reason", list(Reason), ids=lambda reason: reason.code)
 def test_the_headers_that_go_with_a_reason(reason: Reason) -> None:
-    headers = dict(error_body.headers(Refusal(reason=reason, headers=(("allow", "POST"),))))
+    refusal = Refusal(reason=reason, details={"scope": "usage:read"}, headers=(("allow", "POST"),))
+    headers = dict(error_body.headers(refusal))
     assert headers["content-type"] == "application/json"
     assert headers["allow"] == "POST"
-    assert ("www-authenticate" in headers) is (reason.status == 401)  # RFC 9110 section 15.5.2 asks for it
+    # RFC 9110 section 15.5.2 asks for it with 401, RFC 6750 section 3.1 for the scope.
+    expected = {
+        Reason.MISSING_CREDENTIALS: 'Bearer realm="inference-gateway"',
+        Reason.INSUFFICIENT_SCOPE: 'Bearer realm="inference-gateway", error="insufficient_scope", scope="usage:read"',
+    }
+    of_401 = 'Bearer realm="inference-gateway", error="invalid_token"' if reason.status == 401 else None
+    assert headers.get("www-authenticate") == expected.get(reason, of_401)
     assert "retry-after" not in headers
 
 
@@ -120,6 +154,9 @@ limits = st.builds(
         plan=st.text(),
         limits=st.lists(limits, max_size=5).map(tuple),
         scopes=st.lists(st.text(), max_size=3).map(tuple),
+        principal_limits=st.lists(limits, max_size=2).map(tuple),
+        models=st.lists(st.text(), max_size=3).map(tuple),
+        routing_policy=st.none() | st.text(),
         metering=st.sampled_from(Metering),
     )
 )

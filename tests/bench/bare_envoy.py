@@ -18,8 +18,9 @@ def without_gateway(rendered: str) -> str:
     manager = resources["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
     manager["http_filters"] = [one for one in manager["http_filters"] if one["name"] == _ROUTER]
     del manager["access_log"], manager["access_log_options"]
-    for route in _routes(manager):
-        route.pop("typed_per_filter_config", None)
+    for place in (*manager["route_config"]["virtual_hosts"], *_routes(manager)):
+        place.pop("typed_per_filter_config", None)
+        place.pop("response_headers_to_remove", None)
     return str(yaml.safe_dump(config, sort_keys=False, width=120))
 
 

@@ -9,7 +9,7 @@ from statistics import median, quantiles
 
 import msgspec
 
-from authz.grant import Metering
+from authz.principal import Metering
 from tests.bench import cpu
 from tests.bench.job import Job, Kind, Outcome
 from tests.bench.stage import BARE, FLOOR, GATEWAY, Stage

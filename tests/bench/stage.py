@@ -17,7 +17,7 @@ from pathlib import Path
 from redis.asyncio import Redis
 
 from authz import api_key
-from authz.grant import Metering
+from authz.principal import Metering
 from quota.limit import concurrent_requests, requests_per_minute, tokens_per_day
 from quota.redis import RedisSettledEvents
 from sidecar.embedded.certificates import Certificates, ensure_certificates
@@ -31,8 +31,10 @@ from sidecar.process import Child, Command, wait_until_ready
 from store import api_keys, plans, tenants
 from store.database import opened
 from store.migration import migrate
+from store.tenants import NewTenant
 from tests.bench.bare_envoy import without_gateway
 from tests.bench.cpu import Group
+from tests.support.trail import trail
 
 BARE, FLOOR, GATEWAY = "bare", "floor", "gateway"
 WORKERS = 2
@@ -120,11 +122,12 @@ class Stage:
     async def _tenant_key(self, metering: Metering) -> str:
         name = f"bench-{metering.value}"
         async with opened(self.postgres.dsn()) as pool:
-            await plans.put(pool, plans.Plan(name=name, limits=LIMITS, metering=metering))
-            tenant = await tenants.create_tenant(pool, name, organization=name, plan=name)
+            by = trail(self.pepper)
+            await plans.put(pool, plans.Plan(name=name, limits=LIMITS, metering=metering), trail=by)
+            tenant = await tenants.create(pool, NewTenant(name=name, organization=name, plan=name), trail=by)
             key = api_key.generate("bench")
             new = api_keys.NewKey(key=key, tenant_id=tenant.id, name=name)
-            await api_keys.create(pool, new, pepper=self.pepper.encode())
+            await api_keys.create(pool, new, pepper=self.pepper.encode(), trail=by)
         return key.text
 
     async def _start_router(self) -> None:

@@ -12,6 +12,7 @@ import pytest
 from demo.router import running
 
 CHAT = {"model": "demo-small", "messages": [{"role": "user", "content": "Explain gravity to me"}]}
+MESSAGE = CHAT | {"max_tokens": 100}
 INFER = {"model": "demo-small", "input": "Explain gravity to me"}
 USAGE = {"stream_options": {"include_usage": True}}
 STREAM = {"stream": True}

@@ -1,10 +1,11 @@
 import asyncio
 from typing import Any
 
+import anthropic
 import pytest
 from openai import AsyncOpenAI
 
-from tests.demo.conftest import CHAT, INFER, STREAM, USAGE, Desk, events
+from tests.demo.conftest import CHAT, INFER, MESSAGE, STREAM, USAGE, Desk, events
 
 PATHS = [("/v1/chat/completions", CHAT), ("/v1/infer", INFER)]
 both = pytest.mark.parametrize(("path", "body"), PATHS)
@@ -37,6 +38,80 @@ async def test_the_openai_sdk_reads_a_stream(desk: Desk) -> None:
     assert chunks[-1].choices == []
     assert chunks[-1].usage is not None
     assert chunks[-1].usage.completion_tokens == len(text.split()) == 12
+
+
+async def test_the_openai_sdk_reads_embeddings(desk: Desk) -> None:
+    async with AsyncOpenAI(base_url=f"{desk.base_url}/v1", api_key="none") as sdk:
+        answer = await sdk.embeddings.create(model="demo-small", input=["12345678", "1234"])
+    assert [len(one.embedding) for one in answer.data] == [8, 8]
+    assert answer.data[0].embedding != answer.data[1].embedding
+    assert (answer.usage.prompt_tokens, answer.usage.total_tokens) == (3, 3)
+
+
+async def test_embeddings_write_no_tokens(desk: Desk) -> None:
+    headers = {"x-request-id": "r", "x-demo-usage": "7,9"}
+    answer = await desk.http.post("/v1/embeddings", json=INFER, headers=headers)
+    assert answer.json()["usage"] == {"prompt_tokens": 7, "total_tokens": 7}
+    seen = await desk.ended("r")
+    assert (seen["tokens_in"], seen["tokens_out"]) == (7, 0)
+
+
+def claude(desk: Desk) -> anthropic.AsyncAnthropic:
+    return anthropic.AsyncAnthropic(base_url=desk.base_url, api_key="none", max_retries=0)
+
+
+async def test_the_anthropic_sdk_reads_an_answer(desk: Desk) -> None:
+    async with claude(desk) as sdk:
+        answer = await sdk.messages.create(
+            model="demo-small", messages=[{"role": "user", "content": "Explain gravity"}], max_tokens=4
+        )
+    assert [part.text for part in answer.content if part.type == "text"] == ["You asked: Explain gravity"]
+    assert answer.stop_reason == "max_tokens"
+    assert (answer.usage.input_tokens, answer.usage.output_tokens) == (3, 4)
+
+
+async def test_the_anthropic_sdk_reads_a_stream(desk: Desk) -> None:
+    async with (
+        claude(desk) as sdk,
+        sdk.messages.stream(
+            model="demo-small", messages=[{"role": "user", "content": "Explain gravity"}], max_tokens=100
+        ) as stream,
+    ):
+        pieces = [piece async for piece in stream.text_stream]
+        whole = await stream.get_final_message()
+    assert len(pieces) == 12
+    assert "".join(pieces).startswith("You asked: Explain gravity")
+    assert whole.stop_reason == "end_turn"
+    assert (whole.usage.input_tokens, whole.usage.output_tokens) == (3, 12)
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [(400, anthropic.BadRequestError), (429, anthropic.RateLimitError), (529, anthropic.OverloadedError)],
+)
+async def test_the_anthropic_sdk_reads_an_error(desk: Desk, status: int, error: type[anthropic.APIStatusError]) -> None:
+    async with claude(desk) as sdk:
+        with pytest.raises(error) as caught:
+            await sdk.messages.create(
+                model="m",
+                messages=[{"role": "user", "content": "x"}],
+                max_tokens=4,
+                extra_headers={"x-demo-status": str(status), "x-request-id": "r"},
+            )
+    assert isinstance(caught.value.body, dict)
+    assert caught.value.body["request_id"] == "r"
+
+
+async def test_a_broken_anthropic_stream_has_written_half_of_its_pieces(desk: Desk) -> None:
+    raw = await desk.raw()
+    steering = {"x_request_id": "r", "x_demo_fault": "close-mid-stream", "x_demo_events": "8"}
+    await raw.post("/v1/messages", MESSAGE | STREAM, **steering)
+    found = (await raw.reader.read(1_000_000)).decode()
+    while more := await raw.reader.read(1_000_000):
+        found += more.decode()
+    assert found.count("event: content_block_delta") == 4
+    assert "message_stop" not in found
+    assert (await desk.ended("r"))["tokens_out"] == 4
 
 
 @both

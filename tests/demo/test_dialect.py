@@ -5,19 +5,11 @@ from typing import Any
 
 import pytest
 
-from demo.dialect import (
-    Ask,
-    Dialect,
-    Malformed,
-    Reply,
-    Usage,
-    delta_events,
-    error_body,
-    read_ask,
-    usage_event,
-    whole_answer,
-)
+from demo import message
+from demo.ask import Ask, Dialect, Malformed, read_ask
+from demo.dialect import DONE, closing_events, delta_events, error_body, whole_answer
 from demo.prose import count_tokens, endless_pieces, pieces
+from demo.reply import Reply, Usage
 
 REPLY = Reply(
     dialect=Dialect.CHAT,
@@ -29,6 +21,7 @@ REPLY = Reply(
     usage=Usage(3, 4),
 )
 OWN = replace(REPLY, dialect=Dialect.INFER)
+ANTHROPIC = replace(REPLY, dialect=Dialect.MESSAGES)
 
 
 def ask(dialect: Dialect, **fields: Any) -> Ask | Malformed:
@@ -73,12 +66,45 @@ def test_a_prompt_of_nothing_is_one_token() -> None:
         (Dialect.INFER, b'{"model":"m"}', "input"),
         (Dialect.INFER, b'{"model":"m","input":"x","max_tokens":0}', "max_tokens"),
         (Dialect.INFER, b'{"model":"m","input":"x","max_tokens":true}', "max_tokens"),
+        (Dialect.MESSAGES, b'{"model":"m","max_tokens":1}', "messages"),
+        (Dialect.MESSAGES, b'{"model":"m","messages":[{}]}', "max_tokens"),
+        (Dialect.EMBEDDINGS, b'{"model":"m"}', "input"),
+        (Dialect.EMBEDDINGS, b'{"model":"m","input":[]}', "input"),
+        (Dialect.EMBEDDINGS, b'{"model":"m","input":{"a":1}}', "input"),
     ],
 )
 def test_a_malformed_body_names_its_field(dialect: Dialect, body: bytes, param: str | None) -> None:
     found = read_ask(dialect, body)
     assert isinstance(found, Malformed)
     assert found.param == param
+
+
+def test_a_system_prompt_outside_of_the_messages_is_counted() -> None:
+    messages = [{"role": "user", "content": "12345678"}]
+    for system in ("12345678", [{"type": "text", "text": "12345678"}]):
+        found = ask(Dialect.MESSAGES, messages=messages, system=system, max_tokens=9, stream=True)
+        assert isinstance(found, Ask)
+        assert (found.prompt, found.prompt_tokens, found.max_tokens) == ("12345678", 4, 9)
+        assert found.include_usage, "nobody asks for it, and it is always said"
+
+
+@pytest.mark.parametrize(
+    ("given", "inputs"),
+    [
+        ("ab", ("ab",)),
+        (["ab", "cd"], ("ab", "cd")),
+        ([1, 2], ("[1,2]",)),
+        ([[1, 2], [3]], ("[1,2]", "[3]")),
+    ],
+)
+def test_there_is_a_vector_for_every_input(given: Any, inputs: tuple[str, ...]) -> None:
+    found = ask(Dialect.EMBEDDINGS, input=given, stream=True)
+    assert isinstance(found, Ask)
+    assert (found.inputs, found.stream) == (inputs, False)
+    answer = json.loads(whole_answer(replace(REPLY, dialect=Dialect.EMBEDDINGS), found.inputs))
+    assert [one["index"] for one in answer["data"]] == list(range(len(inputs)))
+    assert all(-1 <= number <= 1 for one in answer["data"] for number in one["embedding"])
+    assert answer["usage"] == {"prompt_tokens": 3, "total_tokens": 3}
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 12, 100])
@@ -116,7 +142,7 @@ def test_the_own_dialect() -> None:
     whole = json.loads(whole_answer(OWN, pieces("hi", 4)))
     assert whole["output"] == "".join(delta["delta"] for delta in deltas)
     assert whole["usage"] == {"input_tokens": 3, "output_tokens": 4}
-    usage = decoded(usage_event(OWN, Usage(3, 4)))
+    usage = decoded(closing_events(OWN, empty=False)[0])
     assert usage == {"object": "inference.usage", "choices": [], "usage": whole["usage"]}
 
 
@@ -124,10 +150,11 @@ def test_a_stream_without_usage_does_not_mention_it() -> None:
     quiet = replace(REPLY, usage=None)
     assert all(b"usage" not in event for event in delta_events(quiet, pieces("hi", 3), 3))
     assert "usage" not in json.loads(whole_answer(quiet, pieces("hi", 3)))
+    assert closing_events(quiet, empty=False) == [DONE]
 
 
 def test_the_usage_event_has_no_choices() -> None:
-    event = decoded(usage_event(REPLY, Usage(3, 4)))
+    event = decoded(closing_events(REPLY, empty=False)[0])
     assert (event["object"], event["choices"]) == ("chat.completion.chunk", [])
     assert event["usage"]["total_tokens"] == 7
 
@@ -136,3 +163,46 @@ def test_the_usage_event_has_no_choices() -> None:
 def test_an_error_has_the_shape_of_openai(status: int, kind: str) -> None:
     error = json.loads(error_body(status, "no", "input"))["error"]
     assert error == {"message": "no", "type": kind, "param": "input", "code": None}
+
+
+def named(text: bytes) -> list[tuple[str, Any]]:
+    """The events of an Anthropic stream; each says its name twice."""
+    found = []
+    for block in text.decode().removesuffix("\n\n").split("\n\n"):
+        name, data = block.split("\n")
+        found.append((name.removeprefix("event: "), json.loads(data.removeprefix("data: "))))
+        assert found[-1][0] == found[-1][1]["type"]
+    return found
+
+
+@pytest.mark.parametrize(("count", "padding"), [(0, 0), (1, 0), (6, 5)])
+def test_an_anthropic_stream_and_its_document_say_the_same(count: int, padding: int) -> None:
+    reply = replace(ANTHROPIC, padding=padding)
+    stream = [*delta_events(reply, pieces('say "é"', count), count), *closing_events(reply, empty=not count)]
+    assert len(stream) == count + 1
+    events = named(b"".join(stream))
+    opening = ["message_start", "content_block_start", "ping"]
+    closing = ["content_block_stop", "message_delta", "message_stop"]
+    assert [name for name, _ in events] == [*opening, *["content_block_delta"] * count, *closing]
+    whole = json.loads(whole_answer(reply, pieces('say "é"', count)))
+    assert "".join(event["delta"]["text"] for _, event in events[3:-3]) == whole["content"][0]["text"]
+    assert whole["usage"] == {"input_tokens": 3, "output_tokens": 4}
+    assert events[0][1]["message"]["usage"] == {"input_tokens": 3, "output_tokens": 1}
+    assert events[-2][1]["usage"] == {"output_tokens": 4}
+    assert events[-2][1]["delta"]["stop_reason"] == whole["stop_reason"] == "end_turn"
+
+
+def test_an_anthropic_stream_can_hide_its_usage() -> None:
+    quiet = replace(ANTHROPIC, usage=None, finish="length")
+    stream = [*delta_events(quiet, pieces("hi", 3), 3), *closing_events(quiet, empty=False)]
+    assert b"usage" not in b"".join(stream)
+    assert b'"stop_reason":"max_tokens"' in stream[-1]
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [(400, "invalid_request_error"), (429, "rate_limit_error"), (500, "api_error"), (529, "overloaded_error")],
+)
+def test_an_error_has_the_shape_of_anthropic(status: int, kind: str) -> None:
+    error = json.loads(message.error_body(status, "no", "r"))
+    assert error == {"type": "error", "error": {"type": kind, "message": "no"}, "request_id": "r"}

@@ -5,10 +5,18 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.gateway import Gateway, running
+from tests.support.oidc import OidcIssuer, running_issuer
 
 
 @pytest.fixture(scope="session")
-def gateway() -> Iterator[Gateway]:
+def issuer() -> Iterator[OidcIssuer]:
+    """An identity provider that the shared gateway trusts."""
+    with running_issuer() as issuer:
+        yield issuer
+
+
+@pytest.fixture(scope="session")
+def gateway(issuer: OidcIssuer) -> Iterator[Gateway]:
     """A running gateway. Tests share it: each makes a tenant of its own."""
-    with running() as gateway:
+    with running(env={"GATEWAY_JWT_ISSUERS": issuer.setting()}) as gateway:
         yield gateway

@@ -7,7 +7,7 @@ import httpx2
 import openai
 import pytest
 
-from authz.grant import Metering
+from authz.principal import Metering
 from tests.support.gateway import Gateway, Tenant, streaming, until
 
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hello"}]}

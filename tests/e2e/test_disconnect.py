@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from authz.grant import Metering
+from authz.principal import Metering
 from quota.limit import concurrent_requests
 from tests.support.gateway import ROOMY, Gateway, Tenant, streaming, until
 from tests.support.h2_client import http2_post

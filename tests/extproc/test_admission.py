@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from authz.grant import Metering
+from authz.principal import Metering
 from extproc import admission as admissions
 from extproc.inference_request import InferenceRequest
 from extproc.record import Admission

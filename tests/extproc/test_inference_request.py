@@ -15,7 +15,14 @@ from extproc.inference_request import InferenceRequest, validate
 
 CHAT: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
 INFER: dict[str, Any] = {"model": "m", "input": "hello"}
-BODIES = {Dialect.OPENAI_CHAT: CHAT, Dialect.INFER: INFER}
+BODIES = {
+    Dialect.OPENAI_CHAT: CHAT,
+    Dialect.OPENAI_EMBEDDINGS: INFER,
+    Dialect.ANTHROPIC_MESSAGES: {**CHAT, "max_tokens": 5},
+    Dialect.INFER: INFER,
+}
+# Those whose stream says its usage only when asked to.
+ASKED = [Dialect.OPENAI_CHAT, Dialect.INFER]
 GONE = object()
 MOST = 100_000_000
 
@@ -37,22 +44,25 @@ def _refused(body: bytes, dialect: Dialect = Dialect.OPENAI_CHAT) -> Refusal:
     return found
 
 
-@pytest.mark.parametrize("dialect", list(Dialect))
+@pytest.mark.parametrize("dialect", list(BODIES))
+@pytest.mark.parametrize("model", [GONE, None, "", 4, "x" * 257, ["m"]])
+def test_every_dialect_needs_a_model(dialect: Dialect, model: Any) -> None:
+    _assert_named(_refused(_body(dialect, model=model), dialect), "model")
+
+
+def _assert_named(refusal: Refusal, param: str) -> None:
+    assert (refusal.reason, refusal.param) == (Reason.INVALID_BODY, param)
+    assert refusal.message is not None
+    assert param in refusal.message
+    assert "`" not in refusal.message
+
+
+@pytest.mark.parametrize("dialect", [*ASKED, Dialect.ANTHROPIC_MESSAGES])
 @pytest.mark.parametrize(
     ("change", "param"),
     [
-        ({"model": GONE}, "model"),
-        ({"model": None}, "model"),
-        ({"model": ""}, "model"),
-        ({"model": 4}, "model"),
-        ({"model": "x" * 257}, "model"),
-        ({"model": ["m"]}, "model"),
         ({"stream": "true"}, "stream"),
         ({"stream": 1}, "stream"),
-        ({"stream_options": []}, "stream_options"),
-        ({"stream_options": "x"}, "stream_options"),
-        ({"stream_options": {"include_usage": 1}}, "stream_options.include_usage"),
-        ({"stream_options": {"include_usage": "yes"}}, "stream_options.include_usage"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"max_tokens": -1}, "max_tokens"),
         ({"max_tokens": MOST + 1}, "max_tokens"),
@@ -63,12 +73,24 @@ def _refused(body: bytes, dialect: Dialect = Dialect.OPENAI_CHAT) -> Refusal:
         ({"max_tokens": True}, "max_tokens"),
     ],
 )
-def test_a_wrong_field_of_any_dialect_is_named(dialect: Dialect, change: dict[str, Any], param: str) -> None:
-    refusal = _refused(_body(dialect, **change), dialect)
-    assert (refusal.reason, refusal.param) == (Reason.INVALID_BODY, param)
-    assert refusal.message is not None
-    assert param in refusal.message
-    assert "`" not in refusal.message
+def test_a_wrong_field_of_a_dialect_that_generates_is_named(
+    dialect: Dialect, change: dict[str, Any], param: str
+) -> None:
+    _assert_named(_refused(_body(dialect, **change), dialect), param)
+
+
+@pytest.mark.parametrize("dialect", ASKED)
+@pytest.mark.parametrize(
+    ("change", "param"),
+    [
+        ({"stream_options": []}, "stream_options"),
+        ({"stream_options": "x"}, "stream_options"),
+        ({"stream_options": {"include_usage": 1}}, "stream_options.include_usage"),
+        ({"stream_options": {"include_usage": "yes"}}, "stream_options.include_usage"),
+    ],
+)
+def test_wrong_stream_options_are_named(dialect: Dialect, change: dict[str, Any], param: str) -> None:
+    _assert_named(_refused(_body(dialect, **change), dialect), param)
 
 
 @pytest.mark.parametrize(
@@ -88,6 +110,18 @@ def test_a_wrong_field_of_any_dialect_is_named(dialect: Dialect, change: dict[st
         (Dialect.INFER, {"input": None}, "input"),
         (Dialect.INFER, {"input": 5}, "input"),
         (Dialect.INFER, {"input": True}, "input"),
+        (Dialect.ANTHROPIC_MESSAGES, {"messages": GONE}, "messages"),
+        (Dialect.ANTHROPIC_MESSAGES, {"messages": []}, "messages"),
+        (Dialect.ANTHROPIC_MESSAGES, {"messages": "hello"}, "messages"),
+        (Dialect.ANTHROPIC_MESSAGES, {"messages": [{}]}, "messages[0].role"),
+        (Dialect.ANTHROPIC_MESSAGES, {"max_tokens": GONE}, "max_tokens"),
+        (Dialect.ANTHROPIC_MESSAGES, {"max_tokens": None}, "max_tokens"),
+        (Dialect.ANTHROPIC_MESSAGES, {"system": 5}, "system"),
+        (Dialect.ANTHROPIC_MESSAGES, {"system": {"text": "x"}}, "system"),
+        (Dialect.OPENAI_EMBEDDINGS, {"input": GONE}, "input"),
+        (Dialect.OPENAI_EMBEDDINGS, {"input": None}, "input"),
+        (Dialect.OPENAI_EMBEDDINGS, {"input": 5}, "input"),
+        (Dialect.OPENAI_EMBEDDINGS, {"input": {"text": "x"}}, "input"),
     ],
 )
 def test_a_wrong_field_of_one_dialect_is_named(dialect: Dialect, change: dict[str, Any], param: str) -> None:
@@ -144,7 +178,7 @@ NESTED = {
 
 @pytest.mark.parametrize("nested", list(NESTED.values()), ids=list(NESTED))
 @pytest.mark.parametrize("field", ["metadata", "input", "messages", "stream_options", "model"])
-@pytest.mark.parametrize("dialect", list(Dialect))
+@pytest.mark.parametrize("dialect", list(BODIES))
 def test_nesting_beyond_all_reason_is_refused(dialect: Dialect, field: str, nested: bytes) -> None:
     head = json.dumps({name: value for name, value in BODIES[dialect].items() if name != field}).encode()
     refusal = _refused(head[:-1] + b', "' + field.encode() + b'":' + nested + b"}", dialect)
@@ -172,13 +206,23 @@ json_values = st.recursive(
 )
 near_requests = st.dictionaries(
     st.sampled_from(
-        ["model", "messages", "input", "stream", "stream_options", "max_tokens", "max_completion_tokens", "role"]
+        [
+            "model",
+            "messages",
+            "input",
+            "stream",
+            "stream_options",
+            "max_tokens",
+            "max_completion_tokens",
+            "role",
+            "system",
+        ]
     ),
     json_values | st.dictionaries(st.sampled_from(["include_usage", "role"]), json_values),
 ).map(lambda found: json.dumps(found).encode())
 
 
-@given(body=st.binary(max_size=300) | near_requests, dialect=st.sampled_from(Dialect))
+@given(body=st.binary(max_size=300) | near_requests, dialect=st.sampled_from(list(BODIES)))
 @example(body=NESTED["arrays"], dialect=Dialect.INFER)
 @settings(deadline=None, max_examples=500)
 def test_no_bytes_raise_and_every_refusal_can_be_told(body: bytes, dialect: Dialect) -> None:
@@ -207,6 +251,29 @@ def test_the_output_is_bounded_by_the_larger_maximum_named(change: dict[str, Any
 @pytest.mark.parametrize("value", ["x", [], ["x", {"a": 1}], {"text": "x"}, ""])
 def test_an_input_is_a_text_a_list_or_an_object(value: Any) -> None:
     assert _valid(_body(Dialect.INFER, input=value), Dialect.INFER).model == "m"
+
+
+@pytest.mark.parametrize("stream", [None, False, True])
+@pytest.mark.parametrize("extra", [{}, {"system": "be brief"}, {"system": [{"type": "text", "text": "be brief"}]}])
+def test_an_anthropic_body_is_forwarded_as_it_is(extra: dict[str, Any], *, stream: bool | None) -> None:
+    # An option of OpenAI's is any unknown field here.
+    body = _body(Dialect.ANTHROPIC_MESSAGES, stream=stream, max_tokens=77, stream_options={"include_usage": 0}, **extra)
+    found = _valid(body, Dialect.ANTHROPIC_MESSAGES)
+    assert (found.stream, found.max_output_tokens, found.size) == (bool(stream), 77, len(body))
+    assert (found.body, found.strip_usage) == (None, False)
+
+
+@pytest.mark.parametrize("value", ["x", "", ["x", "y"], [1, 2], [[1, 2], [3]]])
+def test_embeddings_have_no_output_and_no_stream(value: Any) -> None:
+    body = _body(Dialect.OPENAI_EMBEDDINGS, input=value, stream=True, max_tokens="any")
+    found = _valid(body, Dialect.OPENAI_EMBEDDINGS)
+    assert (found.stream, found.max_output_tokens, found.size) == (False, 0, len(body))
+    assert (found.body, found.strip_usage) == (None, False)
+
+
+def test_a_path_without_a_body_is_never_asked_about() -> None:
+    with pytest.raises(KeyError):
+        validate(b"{}", Dialect.PLAIN)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from authz.grant import Grant, Metering
+from authz.grant import Grant
+from authz.principal import Metering
 from authz.refusal import Reason, Refusal
 from extproc import admission as admissions
 from extproc import process

@@ -22,17 +22,33 @@ ADDRESSES = EnvoyAddresses(
     router="router.example:8123",
     admin_socket=Path("/here/admin.sock"),
     max_body_bytes=2_000_000,
+    client_ca=Path("/here/clients.pem"),
+    cors_origins=("https://app.example", "http://localhost:3000"),
 )
 HTTP = "static_resources.listeners.0.filter_chains.0.filters.0.typed_config"
 # One file is easier to bring to a machine than two.
 LUA_CODE = f"{HTTP}.http_filters.envoy.filters.http.lua.typed_config.default_source_code"
-TLS = "static_resources.listeners.0.filter_chains.0.transport_socket.typed_config.common_tls_context.tls_certificates.0"
+TLS = "static_resources.listeners.0.filter_chains.0.transport_socket.typed_config"
+PAIR = f"{TLS}.common_tls_context.tls_certificates.0"
+CLIENT_CA = f"{TLS}.common_tls_context.validation_context.trusted_ca.filename"
+ORIGINS = (
+    f"{HTTP}.route_config.virtual_hosts.0.typed_per_filter_config.envoy.filters.http.cors.allow_origin_string_match"
+)
+ASKED_OF_CLIENTS = {
+    CLIENT_CA,
+    f"{TLS}.require_client_certificate",
+    f"{TLS}.disable_stateless_session_resumption",
+    f"{TLS}.disable_stateful_session_resumption",
+}
 CHANGED = {
     "admin.address.pipe.path": "/here/admin.sock",
     "static_resources.listeners.0.address.socket_address.address": "127.0.0.9",
     "static_resources.listeners.0.address.socket_address.port_value": 9443,
-    f"{TLS}.certificate_chain.filename": "/here/tls/server.pem",
-    f"{TLS}.private_key.filename": "/here/tls/server.key",
+    f"{PAIR}.certificate_chain.filename": "/here/tls/server.pem",
+    f"{PAIR}.private_key.filename": "/here/tls/server.key",
+    CLIENT_CA: "/here/clients.pem",
+    f"{ORIGINS}.0.exact": "https://app.example",
+    f"{ORIGINS}.1.exact": "http://localhost:3000",
     f"{HTTP}.http_filters.envoy.filters.http.buffer.typed_config.max_request_bytes": 2_000_000,
     f"{HTTP}.http_filters.gateway.hold_headers.typed_config.max_request_bytes": 2_065_536,
     f"{LUA_CODE}.inline_string": shipped("meter.lua").read_text(),
@@ -70,7 +86,9 @@ def test_only_addresses_paths_and_numbers_are_replaced() -> None:
     before = _without_clusters(yaml.safe_load(shipped("envoy.yaml").read_text()))
     after = _without_clusters(yaml.safe_load(render(ADDRESSES)))
     in_place = [place.replace(f"{LUA_CODE}.filename", f"{LUA_CODE}.inline_string") for place in before]
-    assert in_place == list(after), "in the same order: filters run as they stand"
+    assert in_place == [place for place in after if ORIGINS not in place], (
+        "in the same order: filters run as they stand"
+    )
     assert {place: after[place] for place in after if after[place] != before.get(place)} == CHANGED
 
 
@@ -80,6 +98,7 @@ def test_each_worker_has_its_own_endpoint_and_stands_in_for_the_recorder(workers
     of_workers = [{"pipe": {"path": f"/here/gw/worker-{number}.sock"}} for number in range(workers)]
     assert found == {
         "router": [[{"socket_address": {"address": "router.example", "port_value": 8123}}]],
+        "control": [[{"pipe": {"path": "/here/gw/control.sock"}}]],
         "sidecar": [of_workers],
         "access_log": [[{"pipe": {"path": "/here/gw/recorder.sock"}}], of_workers],
     }
@@ -95,6 +114,7 @@ def test_the_shipped_file_renders_to_itself_with_its_own_addresses() -> None:
         router="router:8000",
         admin_socket=Path("/run/inference-gateway/envoy-admin.sock"),
         max_body_bytes=4 * 1024 * 1024,
+        client_ca=Path("/etc/inference-gateway/tls/client-ca.pem"),
     )
     again, original = yaml.safe_load(render(of_the_file)), yaml.safe_load(shipped("envoy.yaml").read_text())
     differing = {
@@ -129,12 +149,32 @@ def test_a_router_that_is_not_host_and_port_is_refused(router: str) -> None:
         render(replace(ADDRESSES, router=router))
 
 
+def test_without_a_ca_of_clients_nobody_is_asked_for_a_certificate() -> None:
+    asking, silent = (yaml.safe_load(render(replace(ADDRESSES, client_ca=ca))) for ca in (Path("/ca.pem"), None))
+    assert {place for place, _ in _leaves(asking)} - {place for place, _ in _leaves(silent)} == ASKED_OF_CLIENTS
+
+
+@pytest.mark.parametrize("origin", ["*", "https://app.example/", "app.example", "https://*.example"])
+def test_an_origin_that_no_browser_sends_is_refused(origin: str) -> None:
+    with pytest.raises(ValueError, match="origin"):
+        render(replace(ADDRESSES, cors_origins=("https://app.example", origin)))
+
+
+@pytest.mark.parametrize("asks", [True, False], ids=["client-ca", "no-client-ca"])
 @pytest.mark.parametrize("router", ["127.0.0.1:8000", "localhost:8000", "[::1]:8000"])
-def test_envoy_takes_the_rendered_file(tmp_path: Path, router: str) -> None:
-    ensure_certificates(tmp_path / "tls")
+def test_envoy_takes_the_rendered_file(tmp_path: Path, router: str, *, asks: bool) -> None:
+    made = ensure_certificates(tmp_path / "tls")
     config = tmp_path / "envoy.yaml"
     config.write_text(
-        render(replace(ADDRESSES, tls_dir=tmp_path / "tls", admin_socket=tmp_path / "admin.sock", router=router))
+        render(
+            replace(
+                ADDRESSES,
+                tls_dir=tmp_path / "tls",
+                admin_socket=tmp_path / "admin.sock",
+                router=router,
+                client_ca=made.client_ca if asks else None,
+            )
+        )
     )
     validated = subprocess.run(
         [str(envoy_binary()), "--mode", "validate", "-c", str(config), "--log-level", "warn"],

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from pydantic_settings import BaseSettings
 
 from sidecar.commands.admin_settings import complaints
-from sidecar.settings import WELL_KNOWN_PEPPERS, Settings, StoreSettings, UpSettings
+from sidecar.settings import WELL_KNOWN_SECRETS, Settings, StoreSettings, UpSettings
 
 PEPPER = "0123456789abcdef0123456789abcdef"
 PASSWORD = "hunter2secret"
@@ -106,7 +106,7 @@ def test_a_wrong_value_for_up_is_told_by_the_name_of_its_variable(
     assert line.startswith(f"{variable}: ")
 
 
-@pytest.mark.parametrize("pepper", sorted(WELL_KNOWN_PEPPERS))
+@pytest.mark.parametrize("pepper", sorted(WELL_KNOWN_SECRETS))
 def test_a_well_known_pepper_is_refused_however_it_is_written(env: pytest.MonkeyPatch, pepper: str) -> None:
     for written in (pepper, pepper.upper(), pepper.title()):
         env.setenv("GATEWAY_KEY_PEPPER", written)

@@ -96,8 +96,10 @@ async def test_scripts_and_people_get_the_key(state: Path) -> None:
             "GATEWAY_URL": f"https://127.0.0.1:{started.port}",
             "GATEWAY_CA": str(state / "tls" / "ca.pem"),
             "GATEWAY_API_KEY": "key-1",
+            "GATEWAY_CLIENT_CERT": str(state / "tls" / "client.pem"),
+            "GATEWAY_CLIENT_KEY": str(state / "tls" / "client.key"),
         }
-        for secret in ("demo.env", "demo.key", "pepper", "tls/server.key"):
+        for secret in ("demo.env", "demo.key", "pepper", "tls/server.key", "tls/client.key"):
             assert (state / secret).stat().st_mode & 0o777 == 0o600
         assert "authorization: Bearer key-1" in started.text
         assert f"sidecar  | listening on {started.ops_port}" in started.lines

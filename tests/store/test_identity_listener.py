@@ -1,4 +1,4 @@
-"""The listener: hears every change, and says so after each time it could not hear."""
+"""The listener: hears every change and of which row it is, and says so after each time it could not hear."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -7,24 +7,33 @@ from contextlib import asynccontextmanager
 import pytest
 
 from store.database import Pool, opened
-from store.directory import IdentityListener
-from store.plans import get, put
+from store.identity_listener import IdentityListener
 
 DEADLINE = 10
 KILL_LISTENERS = """
 SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
 WHERE datname = current_database() AND pid <> pg_backend_pid() AND query LIKE 'LISTEN%'"""
 
+SOME_OF_EACH = """
+INSERT INTO organizations VALUES ('org_a', 'A');
+INSERT INTO tenants VALUES ('ten_a', 'org_a', 'a', 'pro');
+INSERT INTO api_keys VALUES ('k', 'ten_a', 'n', 'live', decode(repeat('00', 32), 'hex'));
+INSERT INTO workloads VALUES ('wl_a', 'ten_a', 'spiffe://acme.example/a')"""
+
 
 class Heard:
-    """Counts the calls, and waits for the next one."""
+    """Keeps what was said, and waits for the next word."""
 
     def __init__(self) -> None:
-        self.count = 0
+        self.said: list[str | None] = []
         self._changed = asyncio.Event()
 
-    def __call__(self) -> None:
-        self.count += 1
+    @property
+    def count(self) -> int:
+        return len(self.said)
+
+    def __call__(self, said: str | None) -> None:
+        self.said.append(said)
         self._changed.set()
 
     async def more_than(self, count: int) -> None:
@@ -44,31 +53,64 @@ async def listening(dsn: str, heard: Heard) -> AsyncIterator[IdentityListener]:
     assert task.cancelled()
 
 
-async def test_connecting_counts_as_a_change(database: str) -> None:
+async def test_connecting_may_mean_any_change(database: str) -> None:
     heard = Heard()
     async with listening(database, heard) as listener:
         assert not listener.connected
         await heard.more_than(0)
         assert listener.connected
     assert not listener.connected
+    assert heard.said == [None]
 
 
 @pytest.mark.parametrize(
-    "statement",
+    ("statement", "row"),
     [
-        "INSERT INTO organizations VALUES ('org_a', 'A')",
-        "UPDATE plans SET metering = 'inline'",
-        "UPDATE tenants SET suspended_at = now()",
-        "DELETE FROM api_keys",
-        "TRUNCATE api_keys",
+        ("INSERT INTO organizations VALUES ('org_b', 'B')", "organizations:org_b"),
+        ("UPDATE organizations SET suspended_at = now()", "organizations:org_a"),
+        ("UPDATE plans SET metering = 'inline' WHERE name = 'pro'", "plans:pro"),
+        ("UPDATE tenants SET suspended_at = now()", "tenants:ten_a"),
+        ("UPDATE api_keys SET revoked_at = now()", "api_keys:k"),
+        ("DELETE FROM api_keys", "api_keys:k"),
+        ("UPDATE roles SET scopes = '{admin}' WHERE name = 'viewer'", "roles:viewer"),
+        ("DELETE FROM workloads", "workloads:spiffe://acme.example/a"),
+        ("INSERT INTO subjects VALUES ('jwt_a', 'ten_a', now())", "subjects:jwt_a"),
     ],
 )
-async def test_every_change_is_heard(database: str, pool: Pool, statement: str) -> None:
+async def test_every_change_is_heard_with_its_row_and_a_version_that_rises(
+    database: str, pool: Pool, statement: str, row: str
+) -> None:
+    await pool.execute(SOME_OF_EACH)
+    newest = await pool.fetchval("SELECT last_value FROM identity_version")
     heard = Heard()
     async with listening(database, heard):
         await heard.more_than(0)
         await pool.execute(statement)
         await heard.more_than(1)
+    _, said = heard.said
+    assert said is not None
+    assert said.rpartition(":")[0] == row
+    assert int(said.rpartition(":")[2]) > newest
+
+
+async def test_an_emptied_table_may_mean_any_change(database: str, pool: Pool) -> None:
+    heard = Heard()
+    async with listening(database, heard):
+        await heard.more_than(0)
+        await pool.execute("TRUNCATE workloads")
+        await heard.more_than(1)
+    assert heard.said == [None, "*"]
+
+
+async def test_a_use_of_a_key_is_no_change(database: str, pool: Pool) -> None:
+    await pool.execute(SOME_OF_EACH)
+    heard = Heard()
+    async with listening(database, heard):
+        await heard.more_than(0)
+        await pool.execute("INSERT INTO key_uses VALUES ('k', now())")
+        await pool.execute("TRUNCATE workloads")
+        await heard.more_than(1)
+    assert heard.said == [None, "*"]
 
 
 async def test_a_change_that_is_rolled_back_is_not_heard(database: str, pool: Pool) -> None:
@@ -78,14 +120,14 @@ async def test_a_change_that_is_rolled_back_is_not_heard(database: str, pool: Po
         async with pool.acquire() as connection:
             transaction = connection.transaction()
             await transaction.start()
-            await connection.execute("DELETE FROM api_keys")
+            await connection.execute("UPDATE plans SET metering = 'inline'")
             await transaction.rollback()
-        await put(pool, await get(pool, "pro"))
+        await pool.execute("TRUNCATE workloads")
         await heard.more_than(1)
-    assert heard.count == 2
+    assert heard.said == [None, "*"]
 
 
-async def test_a_killed_connection_is_replaced_and_counts_as_a_change(database: str, pool: Pool) -> None:
+async def test_a_killed_connection_is_replaced_and_may_mean_any_change(database: str, pool: Pool) -> None:
     heard = Heard()
     async with listening(database, heard) as listener:
         for round_ in range(3):
@@ -93,8 +135,9 @@ async def test_a_killed_connection_is_replaced_and_counts_as_a_change(database: 
             assert await pool.fetchval(KILL_LISTENERS)
         await heard.more_than(3)
         assert listener.connected
-        await pool.execute("DELETE FROM api_keys")
+        await pool.execute("TRUNCATE workloads")
         await heard.more_than(4)
+    assert heard.said == [None] * 4 + ["*"]
 
 
 async def test_it_waits_for_a_database_that_is_not_there_yet(postgres: str) -> None:

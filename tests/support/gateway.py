@@ -18,7 +18,7 @@ import psutil
 from redis.asyncio import Redis
 
 from authz import api_key
-from authz.grant import Metering
+from authz.principal import Metering
 from extproc.record import UsageRecord
 from quota.limit import Limit, concurrent_requests, requests_per_minute, tokens_per_day
 from sidecar.embedded.certificates import ensure_certificates
@@ -32,15 +32,22 @@ from store import api_keys, ledger, plans, tenants
 from store.api_keys import NewKey
 from store.database import opened
 from store.migration import migrate
+from store.tenants import NewTenant
+from tests.support.client_certificates import ClientCertificate, Issuer
 from tests.support.postgres import FAST, Loop, running_loop
+from tests.support.trail import trail
 
 PEPPER = "7d5c1f0f3a0c4f7f9a2b6f4ad5a3a1c8"
+TRAIL = trail(PEPPER)
 MAX_BODY_BYTES = 4 * 1024 * 1024
 READY_SECONDS = 60.0
 OK = 200
+CORS_ORIGINS = ("https://app.example", "http://localhost:3000")
 ROOMY = (requests_per_minute(1_000_000), tokens_per_day(1_000_000_000), concurrent_requests(10_000))
 # Everything runs on one busy machine; what is shown is order and outcome, not speed.
 PATIENCE = {"GATEWAY_QUOTA_DEADLINE_SECONDS": "0.6"}
+# All tests call from one address, and many of them with wrong credentials.
+FORBEARANCE = {"GATEWAY_FAILURE_LIMIT": "1000000"}
 
 T = TypeVar("T")
 
@@ -84,6 +91,12 @@ class Gateway:
     children: dict[str, Child] = field(default_factory=dict)
     lines: list[str] = field(default_factory=list)
 
+    issuer: Issuer = field(init=False)
+    """Of the client certificates that this gateway believes."""
+
+    def __post_init__(self) -> None:
+        self.issuer = Issuer(self.folder / "clients")
+
     @property
     def url(self) -> str:
         return f"https://127.0.0.1:{self.port}"
@@ -118,11 +131,18 @@ class Gateway:
     def tls(self) -> ssl.SSLContext:
         return ssl.create_default_context(cafile=self.folder / "tls" / "ca.pem")
 
-    def client(self, tenant: Tenant | None = None, *, http2: bool = False, **options: Any) -> httpx.AsyncClient:
+    def client(
+        self,
+        tenant: Tenant | None = None,
+        *,
+        http2: bool = False,
+        certificate: ClientCertificate | None = None,
+        **options: Any,
+    ) -> httpx.AsyncClient:
         """A client of the public listener."""
         return httpx.AsyncClient(
             base_url=self.url,
-            verify=self.tls,
+            verify=certificate.on(self.tls) if certificate else self.tls,
             http1=not http2,
             http2=http2,
             headers=tenant.headers if tenant else {},
@@ -135,16 +155,16 @@ class Gateway:
         """Make a tenant with these limits, or with room for everything."""
         name = f"t{uuid4().hex[:16]}"
         async with opened(self.dsn) as pool:
-            await plans.put(pool, plans.Plan(name=name, limits=limits or ROOMY, metering=metering))
-            made = await tenants.create_tenant(pool, name, organization=name, plan=name)
+            await plans.put(pool, plans.Plan(name=name, limits=limits or ROOMY, metering=metering), trail=TRAIL)
+            made = await tenants.create(pool, NewTenant(name=name, organization=name, plan=name), trail=TRAIL)
             key = api_key.generate("test")
             new = NewKey(key=key, tenant_id=made.id, name=name)
-            await api_keys.create(pool, new, pepper=PEPPER.encode())
+            await api_keys.create(pool, new, pepper=PEPPER.encode(), trail=TRAIL)
         return Tenant(made.id, key.text, key.id, name)
 
     async def revoke(self, tenant: Tenant) -> None:
         async with opened(self.dsn) as pool:
-            await api_keys.revoke(pool, tenant.key_id, now=datetime.now(UTC))
+            await api_keys.revoke(pool, tenant.key_id, now=datetime.now(UTC), trail=TRAIL)
 
     async def rows(self, tenant: Tenant) -> list[dict[str, Any]]:
         """The ledger's rows of a tenant."""
@@ -246,6 +266,8 @@ class Gateway:
             router=f"127.0.0.1:{self.router_port}",
             admin_socket=self.folder / "envoy.sock",
             max_body_bytes=MAX_BODY_BYTES,
+            client_ca=self.issuer.path,
+            cors_origins=CORS_ORIGINS,
         )
         config = self.folder / "envoy.yaml"
         config.write_text(render(addresses))
@@ -281,7 +303,7 @@ def running(*, workers: int = 2, env: dict[str, str] | None = None, durable: boo
     # Not pytest's folder: a socket's path holds 107 bytes.
     folder = Path(tempfile.mkdtemp(prefix="gw-e2e-"))
     with running_loop() as loop:
-        gateway = Gateway(folder=folder, loop=loop, workers=workers, env={**PATIENCE, **(env or {})})
+        gateway = Gateway(folder=folder, loop=loop, workers=workers, env={**PATIENCE, **FORBEARANCE, **(env or {})})
         if durable:
             gateway.postgres_options = ()
         try:

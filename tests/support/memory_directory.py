@@ -2,22 +2,23 @@
 
 from dataclasses import dataclass, field
 
-from authz.directory import DirectoryOutage, KeyRecord
+from authz.directory import DirectoryOutage
+from authz.principal import Handle, Principal
 
 
 @dataclass(slots=True)
 class MemoryDirectory:
-    """Knows the records it is given; `out` makes it fail, `asked` counts the questions."""
+    """Knows the principals it is given; `out` makes it fail, `asked` counts the questions."""
 
-    records: dict[str, KeyRecord] = field(default_factory=dict)
+    records: dict[Handle, Principal] = field(default_factory=dict)
     out: bool = False
     asked: int = 0
 
-    def add(self, record: KeyRecord) -> None:
-        self.records[record.id] = record
+    def add(self, handle: Handle, principal: Principal) -> None:
+        self.records[handle] = principal
 
-    async def find_key(self, key_id: str) -> KeyRecord | None:
+    async def find(self, handle: Handle) -> Principal | None:
         self.asked += 1
         if self.out:
-            raise DirectoryOutage
-        return self.records.get(key_id)
+            raise DirectoryOutage("the directory in memory is out")
+        return self.records.get(handle)

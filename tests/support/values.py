@@ -6,8 +6,9 @@ from typing import Any
 import msgspec
 
 from authz.arrival import Arrival
-from authz.directory import KeyRecord
-from authz.grant import Grant, Metering, PrincipalKind
+from authz.grant import Grant
+from authz.principal import Metering, Principal, PrincipalKind, Secret, Tenant
+from authz.scope import Scope
 from extproc.ending import Observation
 from extproc.record import Admission
 from quota.limit import Limit, Unit, Window
@@ -67,21 +68,30 @@ def settlement(request_id: str, tokens: int | None = None, **changes: Any) -> Se
     return Settlement(**{**whole, **changes})
 
 
-def key_record(**changes: Any) -> KeyRecord:
+def tenant(**changes: Any) -> Tenant:
     whole = {
-        "id": "7Kq2mWZp4TsB",
-        "hash": bytes(32),
-        "revoked_at": None,
-        "expires_at": None,
+        "id": "ten_a",
         "organization_id": ORGANIZATION,
         "organization_suspended": False,
-        "tenant_id": "ten_a",
-        "tenant_suspended": False,
+        "suspended": False,
         "plan": "free",
         "limits": (),
         "metering": Metering.NATIVE,
     }
-    return KeyRecord(**{**whole, **changes})
+    return Tenant(**{**whole, **changes})
+
+
+def principal(**changes: Any) -> Principal:
+    """An API key of ten_a that may do everything; changes of its tenant go to `tenant`."""
+    whole = {
+        "id": "key_7Kq2mWZp4TsB",
+        "kind": PrincipalKind.API_KEY,
+        "tenant": tenant(),
+        "scopes": frozenset({Scope.ADMIN}),
+        "secrets": (Secret(hash=bytes(32)),),
+        "versions": (("api_keys:7Kq2mWZp4TsB", 1), ("tenants:ten_a", 1)),
+    }
+    return Principal(**{**whole, **changes})
 
 
 def grant(*limits: Limit, **changes: Any) -> Grant:
@@ -93,6 +103,7 @@ def grant(*limits: Limit, **changes: Any) -> Grant:
         "key_id": "k",
         "plan": "free",
         "limits": limits,
+        "scopes": (Scope.ADMIN.value,),
     }
     return Grant(**{**whole, **changes})
 

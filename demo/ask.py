@@ -1,0 +1,142 @@
+"""What was asked? Reads a body of any of the dialects that the Router speaks."""
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import msgspec
+
+from demo.prose import count_tokens
+
+
+class Dialect(Enum):
+    """The shapes the Router speaks."""
+
+    CHAT = "chat"
+    INFER = "infer"
+    MESSAGES = "messages"  # Anthropic's
+    EMBEDDINGS = "embeddings"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """What a body asked for; `inputs` are the texts to embed."""
+
+    dialect: Dialect
+    model: str
+    prompt: str
+    prompt_tokens: int
+    max_tokens: int | None
+    stream: bool
+    include_usage: bool
+    inputs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Malformed:
+    """A request that is no question: why, and which field or header is to blame."""
+
+    message: str
+    param: str | None = None
+
+
+def read_ask(dialect: Dialect, body: bytes) -> Ask | Malformed:
+    """Read a body; only what the Router needs is looked at."""
+    fields = _fields(body)
+    if isinstance(fields, Malformed):
+        return fields
+    return _embedding(fields) if dialect is Dialect.EMBEDDINGS else _question(dialect, fields)
+
+
+def _fields(body: bytes) -> dict[str, Any] | Malformed:
+    try:
+        fields = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return Malformed("the body is not JSON")
+    if not isinstance(fields, dict):
+        return Malformed("the body is not a JSON object")
+    if not (isinstance(model := fields.get("model"), str) and model):
+        return Malformed("model must be a non-empty string", "model")
+    return fields
+
+
+def _question(dialect: Dialect, fields: dict[str, Any]) -> Ask | Malformed:
+    texts = _infer_texts(fields) if dialect is Dialect.INFER else _spoken_texts(fields)
+    if isinstance(texts, Malformed):
+        return texts
+    limit = _limit(dialect, fields)
+    if isinstance(limit, Malformed):
+        return limit
+    return Ask(
+        dialect=dialect,
+        model=fields["model"],
+        prompt=texts[-1],
+        prompt_tokens=_tokens(texts[:-1]),
+        max_tokens=limit,
+        stream=fields.get("stream") is True,
+        include_usage=dialect is Dialect.MESSAGES or _wants_usage(fields),
+    )
+
+
+def _embedding(fields: dict[str, Any]) -> Ask | Malformed:
+    given = fields.get("input")
+    # A list of numbers is one text, already cut into tokens.
+    one = isinstance(given, str) or (isinstance(given, list) and all(isinstance(part, int) for part in given))
+    parts = [given] if one else given
+    if not given or not isinstance(parts, list):
+        return Malformed("input must be a non-empty string or list", "input")
+    inputs = tuple(part if isinstance(part, str) else msgspec.json.encode(part).decode() for part in parts)
+    return Ask(
+        dialect=Dialect.EMBEDDINGS,
+        model=fields["model"],
+        prompt="",
+        prompt_tokens=_tokens(inputs),
+        max_tokens=None,
+        stream=False,
+        include_usage=True,
+        inputs=inputs,
+    )
+
+
+def _spoken_texts(fields: dict[str, Any]) -> list[str] | Malformed:
+    """Every message's text, and at the end once more the text to echo: the last user's."""
+    messages = fields.get("messages")
+    if not (isinstance(messages, list) and messages and all(isinstance(one, dict) for one in messages)):
+        return Malformed("messages must be a non-empty list of objects", "messages")
+    texts = [_content_text(message.get("content")) for message in messages]
+    spoken = [text for text, message in zip(texts, messages, strict=True) if message.get("role") == "user"]
+    # Anthropic's system prompt stands outside of the messages.
+    return [_content_text(fields.get("system")), *texts, (spoken or texts)[-1]]
+
+
+def _content_text(content: object) -> str:
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, list) else []
+    texts = (part.get("text") for part in parts if isinstance(part, dict))
+    return " ".join(text for text in texts if isinstance(text, str))
+
+
+def _infer_texts(fields: dict[str, Any]) -> list[str] | Malformed:
+    text = fields.get("input")
+    return [text, text] if isinstance(text, str) else Malformed("input must be a string", "input")
+
+
+def _limit(dialect: Dialect, fields: dict[str, Any]) -> int | Malformed | None:
+    for name in ("max_completion_tokens", "max_tokens"):
+        value = fields.get(name)
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            return Malformed(f"{name} must be a positive integer", name)
+        return value
+    return Malformed("max_tokens is missing", "max_tokens") if dialect is Dialect.MESSAGES else None
+
+
+def _wants_usage(fields: dict[str, Any]) -> bool:
+    options = fields.get("stream_options")
+    return isinstance(options, dict) and options.get("include_usage") is True
+
+
+def _tokens(texts: tuple[str, ...] | list[str]) -> int:
+    return count_tokens(sum(len(text.encode()) for text in texts))

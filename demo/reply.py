@@ -1,0 +1,42 @@
+"""What have all parts of one answer in common, whatever its shape?"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import msgspec
+
+from demo.ask import Dialect
+
+_ENCODER = msgspec.json.Encoder()
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """The tokens an answer claims."""
+
+    prompt: int
+    completion: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """The head of an answer; `usage` is None when none is to be told, `finish` is OpenAI's word."""
+
+    dialect: Dialect
+    ident: str
+    created: int
+    model: str
+    finish: str
+    padding: int
+    usage: Usage | None
+
+
+def encode(value: object) -> bytes:
+    """JSON text of a value."""
+    return _ENCODER.encode(value)
+
+
+@lru_cache(maxsize=4096)
+def inner(piece: str) -> bytes:
+    """JSON text of a piece, without its quotes."""
+    return _ENCODER.encode(piece)[1:-1]

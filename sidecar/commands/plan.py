@@ -1,0 +1,114 @@
+"""What may a tenant use? `inference-gateway plan ...`: create, change and delete plans."""
+
+from typing import Annotated
+
+import typer
+
+from authz.principal import Metering
+from sidecar.commands.limit_option import Limits, parse_limits, written
+from sidecar.commands.list_option import replacement
+from sidecar.commands.session import trail, with_pool
+from sidecar.commands.tenant import AsJson
+from sidecar.tables import print_fields, print_json, print_table
+from store import plans
+from store.database import Pool
+from store.field_error import FieldError
+from store.plans import Plan, PlanChanges, find_plan, list_plans
+
+app = typer.Typer(no_args_is_help=True, help="Create, change and delete plans.")
+
+Named = Annotated[str, typer.Argument(metavar="PLAN", help="The plan's name.")]
+_METERING = "Where the tokens of streams are counted: native, in Envoy; inline, chunk by chunk in the sidecar."
+
+
+@app.command("create")
+def create(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The plan's name, unique.")],
+    *,
+    limit: Limits = None,
+    metering: Annotated[Metering, typer.Option(help=_METERING)] = Metering.NATIVE,
+    as_json: AsJson = False,
+) -> None:
+    """Create a plan."""
+    if not limit:
+        raise FieldError(
+            "--limit", "give at least one, such as requests_per_minute=10; a plan without any limits nobody"
+        )
+    plan = Plan(name=name, limits=parse_limits(limit), metering=metering)
+
+    async def work(pool: Pool) -> Plan:
+        return await plans.create(pool, plan, trail=trail())
+
+    _show(with_pool(work), as_json=as_json)
+
+
+@app.command("list")
+def list_all(*, as_json: AsJson = False) -> None:
+    """List every plan with its limits."""
+    found = with_pool(list_plans)
+    if as_json:
+        print_json(found)
+        return
+    print_table(
+        ("NAME", "METERING", "LIMITS"),
+        [(plan.name, plan.metering, " ".join(map(written, plan.limits))) for plan in found],
+        empty="There are no plans. Make one: inference-gateway plan create NAME --limit requests_per_minute=10",
+    )
+
+
+@app.command("show")
+def show(plan: Named, *, as_json: AsJson = False) -> None:
+    """Show one plan."""
+
+    async def work(pool: Pool) -> Plan:
+        return await find_plan(pool, plan)
+
+    _show(with_pool(work), as_json=as_json)
+
+
+@app.command("update")
+def update(
+    plan: Named,
+    *,
+    limit: Limits = None,
+    clear_limits: Annotated[bool, typer.Option("--clear-limits", help="Take all its limits away.")] = False,
+    metering: Annotated[Metering | None, typer.Option(help=_METERING)] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Change a plan, for all its tenants.
+
+    The limits that are given are all that it then has. Each worker goes by them within a second.
+    """
+    limits = replacement("limits", limit, clear=clear_limits)
+    changes = PlanChanges(limits=None if limits is None else parse_limits(limits), metering=metering)
+
+    async def work(pool: Pool) -> tuple[Plan, Plan]:
+        return await find_plan(pool, plan), await plans.update(pool, plan, changes, trail=trail())
+
+    before, after = with_pool(work)
+    _show(after, as_json=as_json)
+    kept = {each.name for each in after.limits}
+    if lost := [each.name for each in before.limits if each.name not in kept]:
+        typer.echo(f"The plan does not limit any more: {', '.join(lost)}.", err=True)
+
+
+@app.command("delete")
+def delete(plan: Named, *, as_json: AsJson = False) -> None:
+    """Delete a plan that no tenant is on."""
+
+    async def work(pool: Pool) -> Plan:
+        return await plans.delete(pool, plan, trail=trail())
+
+    gone = with_pool(work)
+    if as_json:
+        print_json(gone)
+    else:
+        typer.echo(f"The plan {gone.name} is deleted. No tenant was on it.")
+
+
+def _show(plan: Plan, *, as_json: bool) -> None:
+    if as_json:
+        print_json(plan)
+        return
+    limits = [(limit.name, limit.ceiling) for limit in plan.limits]
+    print_fields([("name", plan.name), ("metering", plan.metering), *limits])

@@ -1,0 +1,133 @@
+"""Who answers what the gateway itself serves over HTTP? One process on a Unix socket, behind Envoy.
+
+`python -m sidecar.controller`, started by `sidecar.serve`. No request for inference passes it. It starts and listens
+without Postgres and Redis, answers 503 for what it has not got, and goes on when they are there.
+"""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import uvicorn
+import uvloop
+from starlette.types import ASGIApp
+
+from authz.key_ring import KeyRing
+from control.application import Resources, application
+from control.sessions import Lifetimes
+from quota.pipe import RedisPipe
+from sidecar import logs, metrics, redis_client
+from sidecar.lifetime import run_until, termination
+from sidecar.logs import Logger
+from sidecar.settings import Settings
+from sidecar.signing_keys import SigningKeys
+from sidecar.sockets import control_socket
+from store.database import opened
+from store.identity_listener import IdentityListener
+from store.sessions import RedisSessions
+
+_REDIS_SECONDS = 1.0
+_GRACE_SECONDS = 3
+# Envoy lets go of an idle connection after an hour. Were it cut from here, a request might be on its way in it.
+_KEEP_ALIVE_SECONDS = 7200
+# Envoy passes on 60 KiB of headers by default.
+_HEADER_BYTES = 128 * 1024
+
+
+@dataclass(slots=True)
+class _Keys:
+    """The keys of the identity tokens as they were last read; None until then. In an outage those of before go on."""
+
+    ring: KeyRing | None = None
+
+    def use(self, ring: KeyRing) -> None:
+        self.ring = ring
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, whose signal handling is left to us."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http="h11",
+                ws="none",
+                log_config=None,
+                access_log=False,
+                lifespan="off",
+                proxy_headers=False,
+                server_header=False,
+                timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+                timeout_graceful_shutdown=_GRACE_SECONDS,
+                h11_max_incomplete_event_size=_HEADER_BYTES,
+            )
+        )
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _bound(settings: Settings) -> socket.socket:
+    """The socket, in place of what a killed predecessor left. Nobody can connect before it listens."""
+    path = control_socket(settings.socket_dir)
+    path.unlink(missing_ok=True)
+    bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    bound.bind(str(path))
+    path.chmod(int(settings.socket_mode, 8))
+    return bound
+
+
+async def control(settings: Settings, logger: Logger) -> None:
+    """Serve the gateway's own HTTP API until SIGTERM."""
+    terminated = termination()
+    dsn, pepper = settings.database_url.get_secret_value(), settings.key_pepper.get_secret_value().encode()
+    redis = redis_client.connect(settings, wait_seconds=_REDIS_SECONDS)
+    pipe = RedisPipe(redis.connection_pool.make_connection, deadline=_REDIS_SECONDS)
+    async with opened(dsn) as pool, contextlib.aclosing(redis), contextlib.aclosing(pipe):
+        keys = _Keys()
+        signing = SigningKeys(pool, pepper=pepper, use=keys.use, logger=logger)
+        resources = Resources(
+            ring=lambda: keys.ring,
+            sessions=RedisSessions(pipe, pepper=pepper),
+            pool=pool,
+            pepper=pepper,
+            lifetimes=_lifetimes(settings),
+            now=_now,
+            observe_error=metrics.error_observer(
+                lambda error: logger.error("unexpected", action="error", exc_info=error)
+            ),
+        )
+        server = _Server(application(resources))
+        serving = asyncio.create_task(server.serve(sockets=[_bound(settings)]))
+        logger.info("controller starts", action="controller_started")
+        await run_until(terminated, signing.run(), IdentityListener(dsn, signing.announce).run(), _ended(serving))
+        server.should_exit = True
+        await serving
+
+
+def _lifetimes(settings: Settings) -> Lifetimes:
+    return Lifetimes(idle_seconds=settings.session_idle_seconds, lifetime_seconds=settings.session_lifetime_seconds)
+
+
+async def _ended(serving: asyncio.Task[None]) -> None:
+    """Watch the server, which ends before its time only by a defect."""
+    await asyncio.shield(serving)
+
+
+def main() -> None:
+    """Run the controller."""
+    settings = Settings()
+    uvloop.run(control(settings, logs.configure(settings.log_format, process="controller")))
+
+
+if __name__ == "__main__":
+    main()

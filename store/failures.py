@@ -1,0 +1,27 @@
+"""How are wrong credentials counted over all workers? In Redis, by a counter for each source that ends by itself."""
+
+from authz.failures import Count, CountOutage
+from quota.pipe import RedisPipe
+from quota.redis import shard_of
+from quota.reservation import QuotaOutage
+from quota.scripts import run
+from store.scripts import load
+
+_COUNT = load("failure_count")
+
+
+class RedisFailureCounts:
+    """The number that all workers share. The pipe is its owner's to close."""
+
+    def __init__(self, pipe: RedisPipe, *, window_seconds: int = 60) -> None:
+        self._pipe = pipe
+        self._window_ms = window_seconds * 1000
+
+    async def add(self, source: str) -> Count:
+        """See `FailureCounts.add`."""
+        key = f"igw1:{{{shard_of(source):02}}}:failures:{source}"
+        try:
+            failures, reset_ms = await run(self._pipe, _COUNT, [key], [self._window_ms])
+        except QuotaOutage as error:
+            raise CountOutage(str(error)) from error
+        return Count(failures=failures, reset_ms=reset_ms)
