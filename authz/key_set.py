@@ -108,6 +108,10 @@ class KeySet:
             error=self._error,
         )
 
+    @property
+    def _flying(self) -> bool:
+        return self._flight is not None and not self._flight.done()
+
     def holds(self, key: Key) -> bool:
         """Whether the key is in the set as it is known now."""
         self._refresh_when_due()
@@ -123,7 +127,7 @@ class KeySet:
         found = self._fitting(kid, algorithm)
         if found is not None:
             return found
-        if self._flight is None:
+        if not self._flying:
             if not self._may_ask_again():
                 return None
             self._asked_again_at = self._now()
@@ -144,7 +148,7 @@ class KeySet:
 
     def _refresh_when_due(self) -> None:
         now = self._now()
-        if self._flight is not None or now < self._not_before:
+        if self._flying or now < self._not_before:
             return
         if self._held is None or now - self._held.fetched_at > self._pace.refresh:
             self._fly()
@@ -161,20 +165,15 @@ class KeySet:
 
     async def _landing(self) -> None:
         """Wait for the flight, which goes on when the wait is over or its caller leaves."""
-        flight = self._flight
-        if flight is None:
+        if self._flight is None:
             return
-        done, _ = await asyncio.wait({flight}, timeout=self._pace.patience)
+        done, _ = await asyncio.wait({self._flight}, timeout=self._pace.patience)
         for landed in done:
             landed.result()  # raises what only a bug can raise
 
     def _fly(self) -> None:
         self._back_off()  # until it has landed well: whatever ends it, the next one waits
         self._flight = asyncio.get_running_loop().create_task(self._fetch_and_keep())
-        self._flight.add_done_callback(self._landed)
-
-    def _landed(self, _: asyncio.Task[None]) -> None:
-        self._flight = None
 
     def _back_off(self) -> None:
         wait = self._pace.backoff * 2.0 ** min(self._failures, _MAX_DOUBLINGS)

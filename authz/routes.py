@@ -85,7 +85,10 @@ def at(target: str) -> tuple[Route, ...]:
 def dialect_of(target: str) -> Dialect:
     """The dialect of a request target, for an answer that knows nothing else of it."""
     found = at(target)
-    return found[0].dialect if found else Dialect.PLAIN
+    if found:
+        return found[0].dialect
+    # Paths of Anthropic's API that the gateway does not serve; Envoy's local replies go by the same prefix.
+    return Dialect.ANTHROPIC_MESSAGES if target.startswith("/v1/messages") else Dialect.PLAIN
 
 
 def _matches(template: list[str], segments: list[str]) -> bool:

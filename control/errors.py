@@ -93,7 +93,7 @@ UNAVAILABLE = Refusal(
     message="What this needs cannot be reached now.",
     retry_after_ms=_RETRY_AFTER_MS,
 )
-_FAILED = Refusal(reason=Reason.GATEWAY_UNAVAILABLE, message="The gateway has failed at this request.")
+_FAILED = Refusal(reason=Reason.INTERNAL_ERROR)
 
 
 class _Unexpected:

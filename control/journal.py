@@ -5,15 +5,19 @@ trail refuses the change, and a crash in between leaves a row of a change that n
 leave a change that nobody wrote down.
 """
 
+import asyncio
+
 from fastapi import Request
 
 from authz.identity_token import Caller
 from control.errors import REQUEST_ID_HEADER, Now
 from store.audit import Actor, Change, append_all
-from store.database import Pool
+from store.database import Pool, outages_named
 
 _FORWARDED_FOR = "x-forwarded-for"
 _UNKNOWN = "unknown"
+# Envoy waits 10 s for the whole answer: nothing may be changed for a client that has been told of a timeout.
+_PATIENCE_SECONDS = 5.0
 
 
 class Journal:
@@ -26,7 +30,10 @@ class Journal:
 
     async def write(self, request: Request, caller: Caller, change: Change) -> None:
         """Write one change; raises `DatabaseOutage`, and then nothing may be changed."""
-        await append_all(self._pool, [(actor(request, caller), self._now(), change)], pepper=self._pepper)
+        entry = (actor(request, caller), self._now(), change)
+        with outages_named():
+            async with asyncio.timeout(_PATIENCE_SECONDS):
+                await append_all(self._pool, [entry], pepper=self._pepper)
 
 
 def actor(request: Request, caller: Caller) -> Actor:

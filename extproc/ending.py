@@ -96,14 +96,16 @@ def _outcome(seen: Observation) -> tuple[State, Cause]:
 
 def _usage(seen: Observation, admission: Admission, cause: Cause) -> tuple[int, int, UsageSource]:
     """Tokens in and out. The Router's own numbers win, zeros too; what it did not say is estimated."""
-    if seen.input_tokens is not None and seen.output_tokens is not None:
-        return seen.input_tokens, seen.output_tokens, UsageSource.EXACT
+    # What was admitted without any output, such as embeddings, has none to tell.
+    output_said = 0 if seen.output_tokens is None and admission.output_reserved == 0 else seen.output_tokens
+    if seen.input_tokens is not None and output_said is not None:
+        return seen.input_tokens, output_said, UsageSource.EXACT
     if not seen.passed or cause is Cause.UPSTREAM_ERROR:
         return seen.input_tokens or 0, seen.output_tokens or 0, UsageSource.EXACT
     input_tokens, output_tokens = _estimate(seen, admission, cause)
     return (
         input_tokens if seen.input_tokens is None else seen.input_tokens,
-        output_tokens if seen.output_tokens is None else seen.output_tokens,
+        output_tokens if output_said is None else output_said,
         UsageSource.ESTIMATED,
     )
 

@@ -31,8 +31,8 @@ from store.sessions import RedisSessions
 
 _REDIS_SECONDS = 1.0
 _GRACE_SECONDS = 3
-# Envoy lets go of an idle connection after an hour. Were it cut from here, a request might be on its way in it.
-_KEEP_ALIVE_SECONDS = 7200
+# Longer than Envoy keeps an idle connection (3 s, envoy/envoy.yaml): cut from here, it might have a request in it.
+_KEEP_ALIVE_SECONDS = 5
 # Envoy passes on 60 KiB of headers by default.
 _HEADER_BYTES = 128 * 1024
 
@@ -126,7 +126,7 @@ async def _ended(serving: asyncio.Task[None]) -> None:
 def main() -> None:
     """Run the controller."""
     settings = Settings()
-    uvloop.run(control(settings, logs.configure(settings.log_format, process="controller")))
+    uvloop.run(control(settings, logs.configure(settings.log_format, process="control")))
 
 
 if __name__ == "__main__":

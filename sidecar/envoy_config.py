@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from sidecar.origins import require_origin
-from sidecar.sockets import recorder_socket, worker_socket
+from sidecar.sockets import control_socket, recorder_socket, worker_socket
 
 _HEADROOM_BYTES = 65_536
 # A name, an IPv4 address, or an IPv6 address in brackets.
@@ -106,7 +106,7 @@ def _places(cluster: str, addresses: EnvoyAddresses) -> list[list[dict[str, Any]
         case "router":
             return [[_router(addresses.router)]]
         case "control":
-            return [[_pipe(addresses.socket_dir / "control.sock")]]
+            return [[_pipe(control_socket(addresses.socket_dir))]]
         case "sidecar":
             return [workers]
         case "access_log":

@@ -26,7 +26,10 @@ OfTenant = Annotated[
 
 @app.command("suspend")
 def suspend(subject: SubjectId, *, tenant: OfTenant, as_json: AsJson = False) -> None:
-    """Refuse every JWT of a subject, whether it was seen before or not, until it is resumed."""
+    """Refuse every JWT of a subject until it is resumed.
+
+    It need not have been seen before.
+    """
 
     async def work(pool: Pool) -> SubjectChange:
         name = SubjectName(tenant_id=(await find_tenant(pool, tenant)).id, id=subject)
@@ -54,7 +57,10 @@ def list_all(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the subjects that were ever suspended; the others are not stored."""
+    """List the subjects that were ever suspended.
+
+    The others are not stored.
+    """
 
     async def work(pool: Pool) -> list[Subject]:
         tenant_id = None if tenant is None else (await find_tenant(pool, tenant)).id

@@ -8,17 +8,16 @@ from typing import Annotated, Any
 import typer
 
 from sidecar.commands.confirmation import Yes, confirm, foretold, told
-from sidecar.commands.limit_option import Limits, parse_limits
-from sidecar.commands.list_option import replacement
-from sidecar.commands.routing_policy_option import Policy, read_policy
+from sidecar.commands.option_group import grouped
 from sidecar.commands.session import trail, with_pool
+from sidecar.commands.tenant_options import NewTenantOptions, TenantOptions
 from sidecar.tables import print_fields, print_json, print_table
 from store import tenants
 from store.database import Pool
 from store.deletion import Deletion, foreseen
 from store.limits import effective_limits
 from store.plans import Plan, find_plan
-from store.tenants import NewTenant, Tenant, TenantChanges, find_tenant, list_tenants
+from store.tenants import Tenant, find_tenant, list_tenants
 
 app = typer.Typer(no_args_is_help=True, help="Create, change, suspend and delete tenants.")
 
@@ -26,27 +25,14 @@ Named = Annotated[
     str, typer.Argument(metavar="TENANT", help="The tenant's id (ten_...), or its name when only one has it.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-Networks = Annotated[
-    list[str] | None,
-    typer.Option("--network", metavar="CIDR", help="Where its callers must come from, may be repeated; else anywhere."),
-]
-_CERTIFICATE = "Whether its callers must show a client certificate beside their key or token."
 
 
 @app.command("create")
-def create(  # noqa: PLR0913 - a command has as many parameters as options
+@grouped
+def create(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The tenant's name, unique in its organization.")],
+    wanted: NewTenantOptions,
     *,
-    organization: Annotated[
-        str, typer.Option(metavar="ORG", help="The organization's name or id; made when there is none of this name.")
-    ],
-    plan: Annotated[
-        str, typer.Option(metavar="PLAN", help="The plan that sets its limits: free, pro, enterprise or your own.")
-    ] = "free",
-    limit: Limits = None,
-    network: Networks = None,
-    routing_policy: Policy = None,
-    require_certificate: Annotated[bool, typer.Option("--require-certificate", help=_CERTIFICATE)] = False,
     as_json: AsJson = False,
 ) -> None:
     """Create a tenant on a plan.
@@ -54,15 +40,7 @@ def create(  # noqa: PLR0913 - a command has as many parameters as options
     Its organization is created too when there is none of this name. A limit takes the place of the plan's of the same
     name, or is added to them.
     """
-    new = NewTenant(
-        name=name,
-        organization=organization,
-        plan=plan,
-        limits=parse_limits(limit or ()),
-        networks=tuple(network or ()),
-        routing_policy=read_policy(routing_policy),
-        certificate_required=require_certificate,
-    )
+    new = wanted.new(name)
 
     async def work(pool: Pool) -> Tenant:
         return await tenants.create(pool, new, trail=trail())
@@ -120,43 +98,14 @@ def show(tenant: Named, *, as_json: AsJson = False) -> None:
 
 
 @app.command("update")
-def update(  # noqa: PLR0913 - a command has as many parameters as options
-    tenant: Named,
-    *,
-    name: Annotated[str | None, typer.Option(metavar="NAME", help="Its name from now on.")] = None,
-    plan: Annotated[str | None, typer.Option(metavar="PLAN", help="The plan that it is on from now on.")] = None,
-    limit: Limits = None,
-    clear_limits: Annotated[bool, typer.Option("--clear-limits", help="Only its plan's limits hold.")] = False,
-    network: Networks = None,
-    clear_networks: Annotated[bool, typer.Option("--clear-networks", help="Let it in from anywhere.")] = False,
-    routing_policy: Policy = None,
-    clear_routing_policy: Annotated[
-        bool, typer.Option("--clear-routing-policy", help="Send the Router no policy.")
-    ] = False,
-    require_certificate: Annotated[
-        bool | None, typer.Option("--require-certificate/--no-require-certificate", help=_CERTIFICATE)
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
+@grouped
+def update(tenant: Named, wanted: TenantOptions, *, as_json: AsJson = False) -> None:
     """Change a tenant.
 
     What is not given stays as it is. The limits or networks that are given are all that it then has of its own. Each
     worker goes by them within a second.
     """
-    limits = replacement("limits", limit, clear=clear_limits)
-    networks = replacement("networks", network, clear=clear_networks)
-    policy = replacement(
-        "routing-policy", None if routing_policy is None else [routing_policy], clear=clear_routing_policy
-    )
-    changes = TenantChanges(
-        name=name,
-        plan=plan,
-        limits=None if limits is None else parse_limits(limits),
-        networks=None if networks is None else tuple(networks),
-        routing_policy=read_policy(policy[0]) if policy else None,
-        clear_routing_policy=clear_routing_policy,
-        certificate_required=require_certificate,
-    )
+    changes = wanted.changes()
 
     async def work(pool: Pool) -> Tenant:
         return await tenants.update(pool, tenant, changes, trail=trail())

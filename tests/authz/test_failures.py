@@ -1,6 +1,7 @@
 """Guessing is slowed: failures count by address, here at once and over all workers soon, and a block has its end."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from ipaddress import IPv6Address
 
@@ -30,7 +31,7 @@ class Seconds:
 class SharedCounts:
     """The counts of all workers, in memory; `out` makes it fail."""
 
-    clock: Seconds
+    clock: Callable[[], float]
     windows: dict[str, tuple[int, float]] = field(default_factory=dict)
     out: bool = False
     asked: int = 0
@@ -40,10 +41,10 @@ class SharedCounts:
         if self.out:
             raise CountOutage("the counts in memory are out")
         count, end = self.windows.get(source, (0, 0.0))
-        if end <= self.clock.at:
-            count, end = 0, self.clock.at + WINDOW
+        if end <= self.clock():
+            count, end = 0, self.clock() + WINDOW
         self.windows[source] = count + 1, end
-        return Count(failures=count + 1, reset_ms=round((end - self.clock.at) * 1000))
+        return Count(failures=count + 1, reset_ms=round((end - self.clock()) * 1000))
 
 
 @dataclass(slots=True)

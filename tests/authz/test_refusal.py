@@ -93,6 +93,7 @@ def test_anthropics_types_are_those_its_sdks_know(reason: Reason) -> None:
         404: "not_found_error",
         413: "request_too_large",
         429: "rate_limit_error",
+        500: "api_error",
         503: "api_error",
         504: "timeout_error",
     }

@@ -27,7 +27,7 @@ from authz.refusal import Reason, Refusal
 from authz.service import SERVICE_NAME, Authorization, RefusedCredential
 from authz.wire import Passes
 from quota.limit import requests_per_minute
-from tests.authz.test_failures import MemoryCounts
+from tests.authz.test_failures import SharedCounts
 from tests.support.memory_directory import MemoryDirectory
 from tests.support.memory_sessions import MemorySessions
 from tests.support.tokens import no_tokens
@@ -44,6 +44,7 @@ STORED = principal(
     tenant=tenant(plan="gold", limits=(requests_per_minute(7),)),
     secrets=(Secret(hash=api_key.keyed_hash(KEY.text, PEPPER)),),
 )
+NEWER = (("api_keys:7Kq2mWZp4TsB", 2), ("tenants:ten_a", 1))
 HEADERS = {
     "authorization": f"Bearer {KEY.text}",
     "content-type": "application/json",
@@ -60,7 +61,6 @@ class Checked:
     directory: MemoryDirectory = field(default_factory=lambda: MemoryDirectory({HANDLE: STORED}))
     sessions: MemorySessions = field(default_factory=MemorySessions)
     clock: Clock = field(default_factory=Clock)
-    counts: MemoryCounts = field(default_factory=MemoryCounts)
     grants: list[Grant | None] = field(default_factory=list)
     refusals: list[tuple[Refusal, RefusedCredential | None]] = field(default_factory=list)
     ring: KeyRing = RING
@@ -77,12 +77,13 @@ class Checked:
     def authorization(self) -> Authorization:
         if self._made is None:
             directory = CachedDirectory(self.directory, now=self.clock.now)
+            self.sessions.now_ms = self.clock.now_ms
             sessions = CachedSessions(self.sessions, now=self.clock.now)
             tokens = IdentityTokens(now=self.clock.now)
             tokens.use(self.ring)
             self._made = Authorization(
                 Identifier(directory, sessions, no_tokens(), pepper=PEPPER),
-                FailureGuard(self.counts, limit=5, now=self.clock.now),
+                FailureGuard(SharedCounts(self.clock.now), limit=5, now=self.clock.now),
                 Passes(tokens, router_api_key=self.router_api_key),
                 observer=self,
                 now=self.clock.now,
@@ -235,7 +236,7 @@ async def test_a_public_path_needs_nobody_and_tells_nobody(check: Checked) -> No
 
 
 def _changed(**changes: Any) -> Callable[[Checked], None]:
-    return lambda check: check.directory.add(HANDLE, replace(STORED, **changes))
+    return lambda check: check.directory.add(HANDLE, replace(STORED, versions=NEWER, **changes))
 
 
 def _out(check: Checked) -> None:

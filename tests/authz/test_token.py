@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from authz import token as tokens
 from authz.issuer import Flaw, VerifiedToken, parse_issuers, principal_id
-from authz.key_set import KeySetStatus
+from authz.key_set import KeySet, KeySetStatus, Pace
 from authz.refusal import Reason, Refusal
 from authz.scope import Scope
 from authz.token import MAX_LENGTH, RefusedToken, TokenVerifier
@@ -336,7 +336,7 @@ def oidc() -> Iterator[OidcIssuer]:
 
 @pytest.fixture
 async def fetch() -> AsyncIterator[JwksClient]:
-    client = JwksClient()
+    client = JwksClient(deadline_seconds=20)
     yield client
     await client.aclose()
 
@@ -349,9 +349,14 @@ class Monotonic:
         return self.now
 
 
+def _over_network(oidc: OidcIssuer, fetch: JwksClient, monotonic: Monotonic) -> TokenVerifier:
+    [issuer] = parse_issuers(oidc.setting())
+    keys = KeySet(issuer, fetch, now=monotonic, pace=Pace(patience=20))
+    return TokenVerifier([issuer], {issuer.issuer: keys}, now=lambda: NOW)
+
+
 async def test_a_held_token_is_dropped_with_its_key(oidc: OidcIssuer, fetch: JwksClient) -> None:
-    monotonic = Monotonic()
-    verifier = TokenVerifier.of(parse_issuers(oidc.setting()), fetch, now=lambda: NOW, monotonic=monotonic)
+    verifier = _over_network(oidc, fetch, Monotonic())
     old = oidc.token()
     assert isinstance(await verifier.verify(old), VerifiedToken)
     oidc.rotate()
@@ -365,7 +370,7 @@ async def test_an_outage_refuses_with_503_only_who_needs_keys_that_are_not_held(
     oidc: OidcIssuer, fetch: JwksClient
 ) -> None:
     monotonic = Monotonic()
-    verifier = TokenVerifier.of(parse_issuers(oidc.setting()), fetch, now=lambda: NOW, monotonic=monotonic)
+    verifier = _over_network(oidc, fetch, monotonic)
     unavailable = Refusal(reason=Reason.IDENTITY_UNAVAILABLE, retry_after_ms=1000)
     oidc.down()
     assert await verifier.verify(oidc.token()) == unavailable
@@ -401,7 +406,7 @@ async def test_a_background_task_has_the_keys_before_the_first_caller(oidc: Oidc
 @pytest.mark.parametrize("alg", ["RS256", "EdDSA"])
 async def test_keys_of_every_type_come_over_the_network(oidc: OidcIssuer, fetch: JwksClient, alg: str) -> None:
     oidc.add_key(alg)
-    verifier = TokenVerifier.of(parse_issuers(oidc.setting()), fetch, now=lambda: NOW, monotonic=Monotonic())
+    verifier = _over_network(oidc, fetch, Monotonic())
     assert isinstance(await verifier.verify(oidc.token()), VerifiedToken)
 
 

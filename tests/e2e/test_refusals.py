@@ -168,7 +168,7 @@ async def test_a_compressed_body_is_refused(gateway: Gateway) -> None:
 @HTTP2
 @pytest.mark.parametrize(
     "path",
-    ["/", "/v1", "/v1/infer/", "/v1/models", "/v2/infer", "/v1/chat/completions/x", "/V1/infer", "/demo/totals"],
+    ["/", "/v1", "/v1/infer/", "/v1/model", "/v2/infer", "/v1/chat/completions/x", "/V1/infer", "/demo/totals"],
 )
 @pytest.mark.parametrize("method", ["GET", "POST"])
 async def test_an_unknown_path_does_not_exist(gateway: Gateway, path: str, method: str, *, http2: bool) -> None:

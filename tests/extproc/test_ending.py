@@ -123,6 +123,12 @@ def test_output_nobody_counted_is_estimated_by_events_or_by_bytes(
     assert read(seen, admission(stream=stream)).output_tokens == output
 
 
+def test_what_was_admitted_without_output_has_none_to_tell() -> None:
+    embeddings = admission(stream=False, output_reserved=0)
+    told = read(observation(input_tokens=7, events=0), embeddings)
+    assert (told.input_tokens, told.output_tokens, told.usage_source) == (7, 0, EXACT)
+
+
 def test_what_was_seen_is_kept() -> None:
     found = read(observation(status=201, events=3), admission())
     assert (found.status, found.events, found.response_bytes) == (201, 3, 4096)

@@ -14,6 +14,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from authz.api_key import keyed_hash, parse
+from authz.principal import Handle, PrincipalKind
 from sidecar.cli import app
 from sidecar.settings import StoreSettings
 from store import ledger
@@ -31,8 +32,25 @@ COMMANDS = [
     "tenant show",
     "key",
     "key create",
+    "key show",
     "key list",
+    "key update",
+    "key suspend",
+    "key resume",
+    "key rotate",
     "key revoke",
+    "workload",
+    "workload create",
+    "workload show",
+    "workload list",
+    "workload update",
+    "workload suspend",
+    "workload resume",
+    "workload delete",
+    "subject",
+    "subject suspend",
+    "subject resume",
+    "subject list",
     "usage",
     "migrate",
     "up",
@@ -118,8 +136,8 @@ def test_a_key_is_shown_once_and_opens_the_door(gateway: Run, database: str) -> 
 
     async def stored_hash() -> bytes | None:
         async with opened(database) as pool:
-            record = await PostgresDirectory(pool).find_key(key.id)
-            return None if record is None else record.hash
+            principal = await PostgresDirectory(pool).find(Handle(PrincipalKind.API_KEY, key.id))
+            return None if principal is None else principal.secrets[0].hash
 
     assert asyncio.run(stored_hash()) == keyed_hash(key.text, PEPPER.encode())
     listed = answered(gateway("key list --tenant search"))
@@ -136,7 +154,7 @@ def test_a_key_is_revoked_by_its_id_or_whole_and_again(gateway: Run) -> None:
     whole = gateway(f"key revoke {made['key']}")
     assert "was revoked already" in answered(whole)
     assert made["key"] not in whole.output
-    assert as_json(gateway(f"key revoke {made['id']} --json"))["was_active"] is False
+    assert as_json(gateway(f"key revoke {made['id']} --json"))["changed"] is False
     assert "revoked" in answered(gateway("key list"))
 
 
@@ -232,8 +250,8 @@ def test_beside_a_running_up_nothing_needs_to_be_set(
 
     async def stored_hash() -> bytes | None:
         async with opened(database) as pool:
-            record = await PostgresDirectory(pool).find_key(made["id"])
-            return None if record is None else record.hash
+            principal = await PostgresDirectory(pool).find(Handle(PrincipalKind.API_KEY, made["id"]))
+            return None if principal is None else principal.secrets[0].hash
 
     assert asyncio.run(stored_hash()) == keyed_hash(made["key"], PEPPER.encode())
 

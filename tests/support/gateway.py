@@ -145,7 +145,7 @@ class Gateway:
             verify=certificate.on(self.tls) if certificate else self.tls,
             http1=not http2,
             http2=http2,
-            headers=tenant.headers if tenant else {},
+            headers={**(tenant.headers if tenant else {}), **options.pop("headers", {})},
             timeout=httpx.Timeout(60.0),
             limits=httpx.Limits(max_connections=1000),
             **options,
@@ -190,6 +190,12 @@ class Gateway:
         async with Redis.from_url(self.redis.url) as redis:
             keys = [key async for key in redis.scan_iter(f"*:limit:tenant:{tenant.id}:concurrent_requests")]
             return sum([int(await redis.zcard(key)) for key in keys])
+
+    async def redis_dump(self) -> bytes:
+        """All that Redis holds, as it would be written to disk."""
+        async with Redis.from_url(self.redis.url) as redis:
+            keys = [key async for key in redis.scan_iter("*")]
+            return b"".join([key + (await redis.dump(key) or b"") for key in keys])
 
     async def seen(self, request_id: str) -> dict[str, Any] | None:
         """What the Router saw of a request."""
