@@ -1,6 +1,6 @@
 """What does the gateway cost beside a bare Envoy? Measures, prints one table, writes bench.json, leaves nothing behind.
 
-`python -m tests.bench [--seconds N] [--only json|streams|disconnect]`.
+`python -m tests.bench [--seconds N] [--only json|check|check_million|streams|disconnect]`.
 """
 
 import argparse
@@ -16,18 +16,34 @@ from typing import Any, get_args
 import msgspec
 
 from sidecar.process import ChildExitedError, StartError
-from tests.bench import machine
+from tests.bench import credentials, machine, revocation
 from tests.bench.job import Kind
-from tests.bench.measurement import JSON_VARIANTS, STREAM_VARIANTS, Bench, Load, LoadFailed, Variant
+from tests.bench.measurement import (
+    CHECK_KINDS,
+    CHECK_VARIANTS,
+    JSON_VARIANTS,
+    STREAM_VARIANTS,
+    Bench,
+    Load,
+    LoadFailed,
+    Variant,
+)
 from tests.bench.report import Results, budget_lines, budgets, table
 from tests.bench.stage import ENVOY_THREADS, WORKERS, Stage, opened_stage
 
 ROUNDS = 3
 SECONDS = 4.0
-LONGEST_SECONDS = 175.0
+CHECK_SECONDS = 1.5
+LONGEST_SECONDS = 290.0
 IDLE_SECONDS = 4.0
 EVENTS_PER_SECOND = 92  # of one stream, as the stand-in Router paces it
 OUTPUT = Path("bench.json")
+VARIANTS: Mapping[Kind, Mapping[str, Variant]] = {
+    "json": JSON_VARIANTS,
+    "streams": STREAM_VARIANTS,
+    "disconnect": STREAM_VARIANTS,
+    **dict.fromkeys(CHECK_KINDS, CHECK_VARIANTS),
+}
 
 
 class LedgerMismatch(Exception):
@@ -38,6 +54,8 @@ def loads(seconds: float) -> dict[Kind, Load]:
     events = max(20, round(seconds * EVENTS_PER_SECOND))
     return {
         "json": Load(kind="json", connections=16, seconds=seconds),
+        "check": Load(kind="check", connections=16, seconds=min(seconds, CHECK_SECONDS)),
+        "check_million": Load(kind="check_million", connections=16, seconds=min(seconds, CHECK_SECONDS)),
         "streams": Load(kind="streams", connections=40, seconds=seconds, events=events),
         # Never played to their end: the client leaves long before.
         "disconnect": Load(kind="disconnect", connections=50, seconds=seconds, events=2000),
@@ -47,8 +65,13 @@ def loads(seconds: float) -> dict[Kind, Load]:
 async def run(stage: Stage, planned: Mapping[Kind, Load]) -> Results:
     bench, results = Bench(stage), Results()
     for kind, load in planned.items():
-        variants = JSON_VARIANTS if kind == "json" else STREAM_VARIANTS
-        await _measure_rounds(bench, results, load, variants)
+        if kind == "check":
+            _say("revocation")
+            results.revocations = await revocation.measure(stage)
+        if kind == "check_million":
+            _say("a million keys")
+            await credentials.fill(stage)
+        await _measure_rounds(bench, results, load, VARIANTS[kind])
     results.idle = await bench.idle(IDLE_SECONDS)
     await stage.settled()
     if (rows := await stage.rows()) != bench.sent:

@@ -1,6 +1,6 @@
 """What is the least that a sidecar on grpcio can cost? One that says yes to everything, with answers made beforehand.
 
-`python -m tests.bench.allow_all INDEX SOCKET_DIR`. The same server and the same exchanges as the gateway's, and no
+`python -m tests.bench.allow_all SOCKET`. The same server and the same exchanges as the gateway's, and no
 work behind them.
 """
 
@@ -15,7 +15,6 @@ from authz import service as authz_service
 from extproc import access_log, process, wire
 from sidecar.grpc_health import Health
 from sidecar.grpc_server import GrpcServer
-from sidecar.sockets import worker_socket
 from wire.messages import CheckResponse
 from wire.transport import Service, Stream
 
@@ -45,7 +44,7 @@ def _fail(error: Exception) -> None:
     sys.stderr.write(f"{error!r}\n")
 
 
-async def serve(index: int, socket_dir: Path) -> None:
+async def serve(path: Path) -> None:
     services = [
         Service(name=authz_service.SERVICE_NAME, unary={"Check": _check}, streams={}),
         Service(name=process.SERVICE_NAME, unary={}, streams={"Process": _process}),
@@ -54,7 +53,7 @@ async def serve(index: int, socket_dir: Path) -> None:
     health = Health(service.name for service in services)
     server = GrpcServer(
         [*services, health.service()],
-        path=worker_socket(socket_dir, index),
+        path=path,
         max_body_bytes=_MAX_BODY_BYTES,
         observe_error=_fail,
     )
@@ -66,4 +65,4 @@ async def serve(index: int, socket_dir: Path) -> None:
 
 
 if __name__ == "__main__":
-    uvloop.run(serve(int(sys.argv[1]), Path(sys.argv[2])))
+    uvloop.run(serve(Path(sys.argv[1])))

@@ -10,12 +10,18 @@ _MS = 1000
 
 
 class JsonLoad:
+    expected = b'"object":"chat.completion"'
+
     def __init__(self, job: Job) -> None:
         self._job = job
         self._group = Group(job.port, job.ca, job.connections)
-        self._request = request_bytes(job.key, BODY, {})
+        self._request = self.request(job)
         self._partial = dict.fromkeys(self._group.connections, b"")
         self._passed = 0
+
+    @staticmethod
+    def request(job: Job) -> bytes:
+        return request_bytes(job.key, BODY, {})
 
     def warm_up(self) -> None:
         self._run(self._job.warm_seconds)
@@ -57,7 +63,19 @@ class JsonLoad:
             self._partial[connection] = answer
             return False
         require_ok(answer)
-        if len(answer) > length or b'"object":"chat.completion"' not in answer:
+        if len(answer) > length or self.expected not in answer:
             raise WrongAnswer(answer.decode(errors="replace"))
         self._partial[connection] = b""
         return True
+
+
+class CheckLoad(JsonLoad):
+    """Requests that only Check decides about: no ext_proc, no limits, no row."""
+
+    expected = b'"object":"list"'
+
+    @staticmethod
+    def request(job: Job) -> bytes:
+        lines = {"host": "localhost", "authorization": f"Bearer {job.key}"}
+        head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+        return f"GET /v1/models HTTP/1.1\r\n{head}\r\n".encode()

@@ -7,11 +7,13 @@ import msgspec
 
 from tests.bench.connection import WrongAnswer
 from tests.bench.job import Job, Kind
-from tests.bench.json_load import JsonLoad
+from tests.bench.json_load import CheckLoad, JsonLoad
 from tests.bench.stream_load import DisconnectLoad, StreamLoad
 
 _LOADS: dict[Kind, type[JsonLoad | StreamLoad]] = {
     "json": JsonLoad,
+    "check": CheckLoad,
+    "check_million": CheckLoad,
     "streams": StreamLoad,
     "disconnect": DisconnectLoad,
 }

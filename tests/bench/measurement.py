@@ -19,6 +19,7 @@ _MARGIN_SECONDS = 60.0
 _LONGEST_LINE = 64 * 1024 * 1024
 _MICRO = 1_000_000
 # What is paid for one request or event. The Router is the stand-in's and no part of the gateway.
+CHECK_KINDS = ("check", "check_million")
 PAID = ("envoy", "sidecar", "redis", "postgres")
 
 
@@ -29,12 +30,20 @@ class Variant:
     title: str
     listener: str
     metering: Metering = Metering.NATIVE
+    credential: str | None = None
+    """Which of the stage's credentials is shown; None: the API key of the metering's tenant."""
 
 
 JSON_VARIANTS = {
     BARE: Variant("bare Envoy", BARE),
     FLOOR: Variant("all filters, allow-all service", FLOOR),
     GATEWAY: Variant("gateway", GATEWAY),
+}
+CHECK_VARIANTS = {
+    FLOOR: Variant("all filters, allow-all service", FLOOR),
+    "key": Variant("gateway, API key", GATEWAY),
+    "jwt": Variant("gateway, JWT", GATEWAY, credential="jwt"),
+    "session": Variant("gateway, session", GATEWAY, credential="session"),
 }
 STREAM_VARIANTS = {
     BARE: Variant("bare Envoy", BARE),
@@ -92,7 +101,7 @@ class Bench:
             outcome = await generator.run()
             await self._settled(variant)
             used = cpu.spent(before, cpu.read(groups))
-        if variant.listener == GATEWAY:
+        if variant.listener == GATEWAY and load.kind not in CHECK_KINDS:
             self.sent += outcome.passed
         return _round(outcome, used)
 
@@ -112,7 +121,9 @@ class Bench:
             kind=load.kind,
             port=self._stage.ports[variant.listener],
             ca=str(self._stage.certificates.ca),
-            key=self._stage.keys[variant.metering],
+            key=self._stage.credentials[variant.credential]
+            if variant.credential
+            else self._stage.keys[variant.metering],
             connections=load.connections,
             seconds=load.seconds,
             warm_seconds=load.warm_seconds,

@@ -4,11 +4,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.bench.measurement import JSON_VARIANTS, STREAM_VARIANTS, Round, Variant, medians
+from tests.bench.measurement import CHECK_KINDS, CHECK_VARIANTS, JSON_VARIANTS, STREAM_VARIANTS, Round, Variant, medians
+from tests.bench.revocation import Revocations
 from tests.bench.stage import BARE, FLOOR, GATEWAY
 
 # docs/benchmarks/README.md says where they come from.
 JSON_BUDGET_US = 1000.0
+CHECK_BUDGET = 1.3
+REVOCATION_BUDGET_MS = 1000.0
+SILENT_BUDGET_MS = 5000.0
 STREAM_BUDGET = 2.0
 
 _WIDTH, _TITLE = 9, 32
@@ -28,6 +32,8 @@ _COLUMNS = (
 )
 _SECTIONS = {
     "json": "JSON requests: latency of the answer; CPU µs per request",
+    "check": "requests that only Check decides about (GET /v1/models); CPU µs per request",
+    "check_million": "the same with 1,000,000 keys in the database",
     "streams": "streams: latency of the first event, Router's write to client's read; CPU µs per event",
     "disconnect": "the client leaves: latency from its close until the Router knows",
 }
@@ -39,6 +45,7 @@ class Results:
 
     rounds: dict[str, dict[str, list[Round]]] = field(default_factory=dict)
     idle: dict[str, float] = field(default_factory=dict)
+    revocations: dict[str, Revocations] = field(default_factory=dict)
 
     def add(self, kind: str, variant: str, measured: Round) -> None:
         self.rounds.setdefault(kind, {}).setdefault(variant, []).append(measured)
@@ -53,6 +60,7 @@ class Results:
                 for kind, by_name in self.rounds.items()
             },
             "idle_cpu_ms_per_second": self.idle,
+            "revocation_ms": self.revocations,
         }
 
 
@@ -69,7 +77,7 @@ def table(results: Results) -> str:
     lines = [_line("", _COLUMNS)]
     for kind, heading in _SECTIONS.items():
         if kind in results.rounds:
-            variants = JSON_VARIANTS if kind == "json" else STREAM_VARIANTS
+            variants = JSON_VARIANTS | STREAM_VARIANTS | CHECK_VARIANTS
             lines += ["", heading, *_rows(variants, results.medians(kind), with_cpu=kind != "disconnect")]
     if results.idle:
         cells = ["-"] * 4 + [f"{results.idle[group]:.1f}" for group in _GROUPS] + ["-", f"{results.idle['router']:.1f}"]
@@ -82,6 +90,9 @@ def budgets(results: Results) -> list[Budget]:
     json, streams = results.medians("json"), results.medians("streams")
     if json:
         found += _json_budgets(json)
+    for kind in CHECK_KINDS:
+        found += _check_budgets(kind, results.medians(kind))
+    found += _revocation_budgets(results.revocations)
     if streams:
         bare, native = streams[BARE].cpu_us, streams["native"].cpu_us
         ratio = (native["envoy"] + native["sidecar"]) / bare["envoy"]
@@ -104,6 +115,24 @@ def _json_budgets(rows: Mapping[str, Round]) -> list[Budget]:
         Budget(what="gateway / floor: CPU of all parts, stores too", value=f"{whole:.2f} x", holds=None),
         Budget(what="gateway / floor: requests per second", value=f"{rate:.2f} x", holds=None),
     ]
+
+
+def _check_budgets(kind: str, rows: Mapping[str, Round]) -> Iterable[Budget]:
+    """The workers' CPU alone: the recorder, which hears of these requests too, is no part of Check."""
+    where = " with 1,000,000 keys" if kind == "check_million" else ""
+    for name in ("key", "jwt", "session") if rows else ():
+        ratio = rows[name].cpu_us["workers"] / rows[FLOOR].cpu_us["workers"]
+        budget = f" at most {CHECK_BUDGET:g} x" if name == "key" else ""
+        what = f"warm Check by {name}{where}: CPU of the workers{budget} the floor's"
+        yield Budget(what=what, value=f"{ratio:.2f} x", holds=ratio <= CHECK_BUDGET if budget else None)
+
+
+def _revocation_budgets(found: Mapping[str, Revocations]) -> Iterable[Budget]:
+    for name, ms in found.items():
+        budget = REVOCATION_BUDGET_MS if name == "announced" else SILENT_BUDGET_MS
+        what = f"a revoked key ({name}) is refused by every worker within {budget:,.0f} ms"
+        value = f"p50 {ms.p50_ms:.1f}, p99 {ms.p99_ms:.1f}, max {ms.max_ms:.1f} ms of {ms.count}"
+        yield Budget(what=what, value=value, holds=ms.max_ms <= budget)
 
 
 def budget_lines(found: Iterable[Budget]) -> str:

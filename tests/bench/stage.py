@@ -28,12 +28,15 @@ from sidecar.embedded.postgres import EmbeddedPostgres
 from sidecar.embedded.redis import EmbeddedRedis
 from sidecar.envoy_config import EnvoyAddresses, render
 from sidecar.process import Child, Command, wait_until_ready
+from sidecar.sockets import recorder_socket, worker_socket
 from store import api_keys, plans, tenants
 from store.database import opened
 from store.migration import migrate
 from store.tenants import NewTenant
+from tests.bench import credentials
 from tests.bench.bare_envoy import without_gateway
 from tests.bench.cpu import Group
+from tests.support.oidc import SigningKey
 from tests.support.trail import trail
 
 BARE, FLOOR, GATEWAY = "bare", "floor", "gateway"
@@ -49,7 +52,7 @@ _MAX_BODY_BYTES = 4 * 1024 * 1024
 _OK = 200
 _STOP_ORDER = (
     *(f"envoy-{name}" for name in (BARE, FLOOR, GATEWAY)),
-    *("sidecar", *(f"floor-{index}" for index in range(WORKERS)), "router", "redis", "postgres"),
+    *("sidecar", *(f"floor-{index}" for index in range(WORKERS)), "floor-recorder", "router", "redis", "postgres"),
 )
 
 
@@ -63,7 +66,11 @@ class Stage:
     ops_port: int = field(default_factory=free_port)
     router_port: int = field(default_factory=free_port)
     ports: dict[str, int] = field(default_factory=lambda: {name: free_port() for name in (BARE, FLOOR, GATEWAY)})
+    issuer: SigningKey = field(default_factory=SigningKey.generate)
     keys: dict[Metering, str] = field(default_factory=dict)
+    tenants: dict[Metering, str] = field(default_factory=dict)
+    credentials: dict[str, str] = field(default_factory=dict)
+    """A token of each kind, all of one tenant."""
     children: dict[str, Child] = field(default_factory=dict)
 
     @property
@@ -82,12 +89,12 @@ class Stage:
         """The processes that serve this variant, as they are accounted for."""
         counted = {"envoy": self._group(f"envoy-{name}"), "router": self._group("router")}
         if name == FLOOR:
-            counted["sidecar"] = self._group(*(f"floor-{index}" for index in range(WORKERS)))
+            workers = [f"floor-{index}" for index in range(WORKERS)]
+            counted |= {"sidecar": self._group(*workers, "floor-recorder"), "workers": self._group(*workers)}
         if name == GATEWAY:
             sidecar = self._group("sidecar")
-            workers = replace(sidecar, module="sidecar.worker")
             stores = {"redis": self._group("redis"), "postgres": self._group("postgres")}
-            counted |= {"sidecar": sidecar, "workers": workers, **stores}
+            counted |= {"sidecar": sidecar, "workers": replace(sidecar, module="sidecar.worker"), **stores}
         return counted
 
     async def settled(self) -> None:
@@ -115,6 +122,7 @@ class Stage:
         await self._start_sidecar()
         await self._start_floor()
         await asyncio.gather(*(self._start_envoy(name) for name in self.ports))
+        self.credentials = await credentials.made(self)
 
     def _group(self, *names: str) -> Group:
         return Group(tuple(self.children[name].pid for name in names))
@@ -125,6 +133,7 @@ class Stage:
             by = trail(self.pepper)
             await plans.put(pool, plans.Plan(name=name, limits=LIMITS, metering=metering), trail=by)
             tenant = await tenants.create(pool, NewTenant(name=name, organization=name, plan=name), trail=by)
+            self.tenants[metering] = tenant.id
             key = api_key.generate("bench")
             new = api_keys.NewKey(key=key, tenant_id=tenant.id, name=name)
             await api_keys.create(pool, new, pepper=self.pepper.encode(), trail=by)
@@ -144,6 +153,8 @@ class Stage:
             "GATEWAY_OPS_PORT": str(self.ops_port),
             "GATEWAY_DRAIN_SECONDS": "0",
             "GATEWAY_QUOTA_DEADLINE_SECONDS": str(QUOTA_DEADLINE_SECONDS),
+            "GATEWAY_JWT_ISSUERS": credentials.issuers(self.issuer),
+            "GATEWAY_FAILURE_LIMIT": "1000000",
         }
         child = await self._launch(Command(name="sidecar", argv=_python("sidecar", "serve"), env=env))
 
@@ -155,9 +166,9 @@ class Stage:
     async def _start_floor(self) -> None:
         sockets = self.folder / FLOOR
         sockets.mkdir(mode=0o700)
-        for index in range(WORKERS):
-            argv = _python("tests.bench.allow_all", str(index), str(sockets))
-            await self._launch(Command(name=f"floor-{index}", argv=argv))
+        listeners = {f"floor-{index}": worker_socket(sockets, index) for index in range(WORKERS)}
+        for name, path in {**listeners, "floor-recorder": recorder_socket(sockets)}.items():
+            await self._launch(Command(name=name, argv=_python("tests.bench.allow_all", str(path))))
 
     async def _start_envoy(self, name: str) -> None:
         addresses = EnvoyAddresses(
