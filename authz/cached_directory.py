@@ -17,6 +17,7 @@ from authz.principal import Handle, Principal
 _OUTAGE_SECONDS = 1.0
 # An answer that was on its way when its change was announced has come, or has failed, by then.
 _FLOOR_SECONDS = 30.0
+_ABSENT = 0  # the version of a row that a principal names and that is not there
 
 
 @dataclass(slots=True)
@@ -24,6 +25,15 @@ class _Entry:
     principal: Principal | None
     read_at: float
     outdated: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Floor:
+    """The lowest version of a row that may be believed, announced as the so-manyeth, and when."""
+
+    version: int
+    at: float
+    number: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +62,8 @@ class CachedDirectory:
         self._known: OrderedDict[Handle, _Entry] = OrderedDict()
         self._unknown: OrderedDict[Handle, _Entry] = OrderedDict()
         self._made_of: defaultdict[str, set[Handle]] = defaultdict(set)
-        self._floors: OrderedDict[str, tuple[int, float]] = OrderedDict()
+        self._floors: OrderedDict[str, _Floor] = OrderedDict()
+        self._announcements = 0
         self._flights: dict[Handle, asyncio.Task[Principal | None]] = {}
         self._changed_at = float("-inf")
         self._row_at = float("-inf")
@@ -103,9 +114,11 @@ class CachedDirectory:
 
     def _set_floor(self, row: str, version: int) -> None:
         now = self._now()
-        former, _ = self._floors.pop(row, (0, now))
-        self._floors[row] = (max(former, version), now)
-        while self._floors and next(iter(self._floors.values()))[1] < now - _FLOOR_SECONDS:
+        self._announcements += 1
+        former = self._floors.pop(row, None)
+        lowest = version if former is None else max(former.version, version)
+        self._floors[row] = _Floor(version=lowest, at=now, number=self._announcements)
+        while self._floors and next(iter(self._floors.values())).at < now - _FLOOR_SECONDS:
             self._floors.popitem(last=False)
 
     def _fly(self, handle: Handle) -> asyncio.Task[Principal | None]:
@@ -121,23 +134,32 @@ class CachedDirectory:
             flight.exception()  # marks it as seen, should every caller have left
 
     async def _load(self, handle: Handle) -> Principal | None:
-        asked_at = self._now()
+        asked_at, heard = self._now(), self._announcements
         try:
             principal = await self._directory.find(handle)
-            if self._too_old(principal):  # the change was announced while the answer was on its way
+            if self._too_old(principal, heard):  # the change was announced while the answer was on its way
+                heard = self._announcements
                 principal = await self._directory.find(handle)
         except DirectoryOutage:
             self._out_until = self._now() + _OUTAGE_SECONDS
             return self._last_known(handle)
-        if self._too_old(principal):
+        if self._too_old(principal, heard):
             raise DirectoryOutage("the directory answers with what has been changed since")
         # The age counts from before the question: a change announced meanwhile may not be in the answer.
         return self._keep(handle, _Entry(principal, asked_at))
 
-    def _too_old(self, principal: Principal | None) -> bool:
+    def _too_old(self, principal: Principal | None, heard: int) -> bool:
+        """Whether the answer is from before an announcement; `heard` is how many there were when it was asked for."""
         if principal is None or not self._floors:
             return False
-        return any(version < self._floors.get(row, (0, 0.0))[0] for row, version in principal.versions)
+        return any(self._below_floor(row, version, heard) for row, version in principal.versions)
+
+    def _below_floor(self, row: str, version: int, heard: int) -> bool:
+        floor = self._floors.get(row)
+        if floor is None or version >= floor.version:
+            return False
+        # A row that is not there was deleted, if the question came after the announcement; or it was not there yet.
+        return version != _ABSENT or heard < floor.number
 
     def _last_known(self, handle: Handle) -> Principal | None:
         entry = self._known.get(handle)
@@ -191,13 +213,15 @@ def _version(principal: Principal | None, row: str) -> int:
 
 
 def _newer(former: _Entry, entry: _Entry) -> bool:
-    """Whether the former copy is of a later version of any row, or of the same and read later."""
+    """Whether the former copy is of a later version of any row, or was read later and is of no older one."""
     if former.principal is None or entry.principal is None:
         return former.read_at > entry.read_at
-    later = dict(entry.principal.versions)
-    if any(version > later.get(row, version) for row, version in former.principal.versions):
+    read = dict(entry.principal.versions)
+    known = dict(former.principal.versions)
+    # A row that is gone has no version: which copy is newer, its reading tells.
+    if any(read.get(row, _ABSENT) not in {_ABSENT, version} and version > read[row] for row, version in known.items()):
         return True
-    return former.read_at > entry.read_at and former.principal.versions == entry.principal.versions
+    return former.read_at > entry.read_at and not any(version > known.get(row, 0) for row, version in read.items())
 
 
 def _trim(entries: OrderedDict[Handle, _Entry], capacity: int) -> None:

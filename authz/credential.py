@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from hashlib import sha256
 
 from authz import api_key, certificate, session
@@ -31,7 +32,7 @@ class Credentials:
         return fingerprint(shown)
 
 
-def read(headers: Mapping[str, str], pem: str, *, dns_names: bool) -> Credentials | Refusal:
+def read(headers: Mapping[str, str], pem: str, *, dns_names: bool, now: datetime) -> Credentials | Refusal:
     """Read what is there; a Refusal when there is nothing, or two different tokens stand in headers."""
     given = {headers[name].strip() for name in _KEY_HEADERS if name in headers}
     authorization = headers.get("authorization")
@@ -48,7 +49,7 @@ def read(headers: Mapping[str, str], pem: str, *, dns_names: bool) -> Credential
     return Credentials(
         token=given.pop() if given else None,
         cookie=cookie,
-        certificate_names=certificate.names(pem, dns=dns_names) if pem else (),
+        certificate_names=certificate.names(pem, dns=dns_names, now=now) if pem else (),
         certificate_shown=bool(pem),
     )
 

@@ -1,11 +1,11 @@
 """May this caller make this request? Pure decisions: values in, Grant or Refusal out."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 
 from authz import network, routes, session
 from authz.grant import Grant
-from authz.principal import Principal, PrincipalKind, Tenant
+from authz.principal import Principal, PrincipalKind
 from authz.proof import Proof, Proofs
 from authz.refusal import Reason, Refusal
 from authz.routes import Route
@@ -33,16 +33,15 @@ def route(method: str, target: str) -> Route | Refusal:
 
 def decide(route: Route, proofs: Proofs, *, address: str, headers: Mapping[str, str]) -> Grant | Refusal:
     """The Grant of a caller whose credentials are right, or why there is none on this route, from this address."""
-    acting = proofs.acting
-    refusal = (
-        _contradiction(proofs)
-        or _missing_certificate(route, proofs)
-        or _suspension(proofs)
-        or _missing_scope(route, acting)
-        or _foreign_address(proofs, address)
-        or _forgery(route, acting, headers)
+    acting, accompanying = proofs.acting, proofs.accompanying
+    certified = proofs.certificate is not None
+    return (
+        (_contradiction(acting, accompanying) if accompanying else None)
+        or _standing_refusal(route, acting.principal, acting.claimed_scopes, certified=certified)
+        or _foreign_address((acting, *accompanying), address)
+        or (_forgery(route, acting, headers) if acting.csrf_token else None)
+        or grant(acting.principal, acting.kind, acting.claimed_scopes, acting.session_id)
     )
-    return refusal or grant(acting.principal, acting.kind, acting.claimed_scopes, acting.session_id)
 
 
 @lru_cache(maxsize=20_000)
@@ -77,32 +76,34 @@ def body_headers(headers: Mapping[str, str]) -> Refusal | None:
     return None
 
 
-def _contradiction(proofs: Proofs) -> Refusal | None:
-    tenant_id = proofs.acting.principal.tenant.id
-    if any(proof.principal.tenant.id != tenant_id for proof in proofs.accompanying):
-        return Refusal(reason=Reason.CONFLICTING_CREDENTIALS)
+def _contradiction(acting: Proof, accompanying: Iterable[Proof]) -> Refusal | None:
+    """What accompanies the acting credential must lead to the same tenant, and its owner must not be suspended."""
+    for proof in accompanying:
+        if proof.principal.tenant.id != acting.principal.tenant.id:
+            return Refusal(reason=Reason.CONFLICTING_CREDENTIALS)
+        if proof.principal.suspended:
+            return Refusal(reason=Reason.PRINCIPAL_SUSPENDED)
     return None
 
 
-def _missing_certificate(route: Route, proofs: Proofs) -> Refusal | None:
-    required = route.certificate_required or proofs.acting.principal.tenant.certificate_required
-    return Refusal(reason=Reason.CERTIFICATE_REQUIRED) if required and proofs.certificate is None else None
+@lru_cache(maxsize=50_000)
+def _standing_refusal(
+    route: Route, principal: Principal, claimed_scopes: frozenset[Scope], *, certified: bool
+) -> Refusal | None:
+    """What stands against the principal on this route, whatever the request; the same until something changes.
 
-
-def _suspension(proofs: Proofs) -> Refusal | None:
-    """A suspension anywhere on the chain refuses, that of an accompanying credential's owner too."""
-    tenant = proofs.acting.principal.tenant
+    The highest suspension on the chain is named, and told before what the credential lacks.
+    """
+    tenant = principal.tenant
     if tenant.organization_suspended:
         return Refusal(reason=Reason.ORGANIZATION_SUSPENDED)
     if tenant.suspended:
         return Refusal(reason=Reason.TENANT_SUSPENDED)
-    if proofs.acting.principal.suspended or any(proof.principal.suspended for proof in proofs.accompanying):
+    if principal.suspended:
         return Refusal(reason=Reason.PRINCIPAL_SUSPENDED)
-    return None
-
-
-def _missing_scope(route: Route, acting: Proof) -> Refusal | None:
-    if route.scope is None or holds(acting.principal.scopes | acting.claimed_scopes, route.scope):
+    if (route.certificate_required or tenant.certificate_required) and not certified:
+        return Refusal(reason=Reason.CERTIFICATE_REQUIRED)
+    if route.scope is None or holds(principal.scopes | claimed_scopes, route.scope):
         return None
     return Refusal(
         reason=Reason.INSUFFICIENT_SCOPE,
@@ -111,17 +112,18 @@ def _missing_scope(route: Route, acting: Proof) -> Refusal | None:
     )
 
 
-def _foreign_address(proofs: Proofs, address: str) -> Refusal | None:
-    principals = [proofs.acting.principal, *(proof.principal for proof in proofs.accompanying)]
-    tenant: Tenant = proofs.acting.principal.tenant
-    if all(network.allows(networks, address) for networks in (tenant.networks, *(one.networks for one in principals))):
-        return None
-    return Refusal(reason=Reason.NETWORK_NOT_ALLOWED)
+def _foreign_address(proofs: Iterable[Proof], address: str) -> Refusal | None:
+    for proof in proofs:
+        principal = proof.principal
+        for networks in (principal.tenant.networks, principal.networks):
+            if networks and not network.allows(networks, address):
+                return Refusal(reason=Reason.NETWORK_NOT_ALLOWED)
+    return None
 
 
 def _forgery(route: Route, acting: Proof, headers: Mapping[str, str]) -> Refusal | None:
     """A browser sends the cookie along with what a foreign page has it send; the token such a page cannot know."""
-    if not acting.csrf_token or route.method in _SAFE_METHODS:
+    if route.method in _SAFE_METHODS:
         return None
     if session.csrf_matches(acting.csrf_token, headers.get(CSRF_HEADER, "")):
         return None

@@ -1,6 +1,7 @@
 """Whose are these credentials? Looks each of them up, from copies where they are held, and checks that it is right."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 
 from authz import api_key, credential, session
@@ -11,6 +12,7 @@ from authz.credential import Credentials
 from authz.directory import DirectoryOutage
 from authz.principal import Handle, Principal, PrincipalKind
 from authz.proof import Proof, Proofs, lives, opens
+from authz.recognition import Recognised, Recognition
 from authz.refusal import Reason, Refusal
 from authz.session import SessionOutage, SessionToken
 from authz.token import TokenVerifier
@@ -39,10 +41,28 @@ class Identifier:
         self._tokens = tokens
         self._pepper = pepper
         self._certificate_dns_names = certificate_dns_names
+        self._recognition = Recognition()
 
-    def shown(self, headers: Mapping[str, str], certificate: str) -> Credentials | Refusal:
+    def shown(self, headers: Mapping[str, str], certificate: str, *, now: datetime) -> Credentials | Refusal:
         """What the request shows; `certificate` is a URL-encoded PEM, or empty."""
-        return credential.read(headers, certificate, dns_names=self._certificate_dns_names)
+        return credential.read(headers, certificate, dns_names=self._certificate_dns_names, now=now)
+
+    def recognised(self, shown: Credentials, *, now: datetime) -> Proofs | None:
+        """What an API key proves that stands alone, was right before, and is held; None says nothing. Never waits."""
+        if shown.token is None or shown.cookie is not None or shown.certificate_shown:
+            return None
+        known = self._recognition.find(shown.token)
+        if known is None:
+            return None
+        acting = known.proofs.acting
+        held, principal = self._directory.held(acting.handle)
+        if not held or principal is None or not opens(principal, known.hash, now=now):
+            return None
+        if principal is acting.principal:
+            return known.proofs
+        proofs = Proofs(acting=replace(acting, principal=principal))
+        self._recognition.remember(shown.token, Recognised(known.hash, proofs))
+        return proofs
 
     async def identify(self, shown: Credentials, *, now: datetime, may_ask: bool) -> Proofs | Refusal:
         """All that the credentials prove, or what is wrong with them.
@@ -87,9 +107,12 @@ class Identifier:
     async def _key(self, key: ApiKey, now: datetime, *, may_ask: bool) -> Proof | Refusal:
         handle = Handle(PrincipalKind.API_KEY, key.id)
         principal = await self._find(handle, may_ask=may_ask)
-        if not opens(principal, api_key.keyed_hash(key.text, self._pepper), now=now) or principal is None:
+        presented = api_key.keyed_hash(key.text, self._pepper)
+        if not opens(principal, presented, now=now) or principal is None:
             return Refusal(reason=Reason.INVALID_API_KEY)
-        return Proof(principal=principal, kind=PrincipalKind.API_KEY, handle=handle)
+        proof = Proof(principal=principal, kind=PrincipalKind.API_KEY, handle=handle)
+        self._recognition.remember(key.text, Recognised(presented, Proofs(acting=proof)))
+        return proof
 
     async def _jwt(self, text: str, *, may_ask: bool) -> Proof | Refusal:
         verified = self._tokens.held(text)

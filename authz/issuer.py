@@ -92,10 +92,10 @@ def parse_issuers(text: str) -> tuple[Issuer, ...]:
     return issuers
 
 
-def principal_id(issuer: str, subject: str) -> str:
-    """The id under which an issuer's subject is known here; the same in every tenant."""
-    # The length keeps ("a", "bc") and ("ab", "c") apart.
-    whole = f"{len(issuer)}:{issuer}{subject}".encode()
+def principal_id(issuer: str, subject: str, tenant_id: str) -> str:
+    """The id under which an issuer's subject is known in a tenant; in each tenant it is a principal of its own."""
+    # The lengths keep ("a", "bc") and ("ab", "c") apart.
+    whole = f"{len(issuer)}:{issuer}{len(subject)}:{subject}{tenant_id}".encode()
     return f"jwt_{sha256(whole).hexdigest()[:_ID_DIGITS]}"
 
 
@@ -110,7 +110,7 @@ def read_claims(issuer: Issuer, claims: Mapping[str, Any]) -> VerifiedToken | Fl
         return tenant_id
     if subject is None or plan is None or scopes is None or roles is None:
         return Flaw.CLAIMS
-    name = principal_id(issuer.issuer, subject)
+    name = principal_id(issuer.issuer, subject, tenant_id)
     return VerifiedToken(
         handle=Handle(PrincipalKind.JWT, name, tenant_id, plan, tuple(sorted(roles))),
         scopes=known(scopes),

@@ -38,6 +38,8 @@ class Proofs:
     @property
     def accompanying(self) -> tuple[Proof, ...]:
         """The others; they give nothing, and must not contradict."""
+        if self.certificate is None and self.cookie is None:
+            return ()
         return tuple(proof for proof in (self.certificate, self.cookie) if proof is not None and proof != self.acting)
 
 

@@ -31,9 +31,12 @@ class Limited(Enum):
     NONE = "none"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Route:
-    """One path and method of the gateway. A segment of the path like `{id}` stands for any one segment."""
+    """One path and method of the gateway. A segment of the path like `{id}` stands for any one segment.
+
+    Equal only to itself: it is part of a cache's key.
+    """
 
     method: str
     path: str

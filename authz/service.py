@@ -38,22 +38,11 @@ class RefusedCredential:
 class Observer(Protocol):
     """Is told what was decided. Called on the hot path: it must not wait."""
 
-    def granted(self, grant: Grant | None) -> None:
-        """A request was let through; None for a public route."""
+    def granted(self, grant: Grant | None, now: float) -> None:
+        """A request was let through, at so many seconds since the epoch; None for a public route."""
 
     def refused(self, refusal: Refusal, credential: RefusedCredential | None) -> None:
         """A request was refused; with a credential when that was why."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Known:
-    """What is known of a caller when the decision falls."""
-
-    credentials: Credentials | None = None
-    proofs: Proofs | None = None
-
-
-_NOBODY = _Known()
 
 
 class Authorization:
@@ -83,43 +72,42 @@ class Authorization:
         request = wire.read(raw)
         route = decision.route(request.method, request.target)
         if isinstance(route, Refusal):
-            return self._refuse(request, route, _NOBODY)
+            return self._refuse(request, route)
         if route.public:
-            self._observer.granted(None)
+            self._observer.granted(None, self._now())
             return wire.PUBLIC
-        outcome, known = await self._decide(route, request)
-        if isinstance(outcome, Refusal):
-            return self._refuse(request, outcome, known)
-        return self._allow(route, request, outcome, known)
+        now = datetime.fromtimestamp(self._now(), UTC)
+        shown = self._identifier.shown(request.headers, request.certificate, now=now)
+        if isinstance(shown, Refusal):
+            return self._refuse(request, shown)
+        proofs = self._identifier.recognised(shown, now=now) or await self._identify(shown, request.address, now)
+        if isinstance(proofs, Refusal):
+            return self._refuse(request, proofs, shown)
+        return self._decide(route, request, shown, proofs)
 
-    def _allow(self, route: Route, request: wire.CheckedRequest, grant: Grant, known: _Known) -> bytes:
-        if route.upstream is Upstream.CONTROL and known.proofs is not None:
-            answer = self._passes.to_control(grant, known.proofs.acting)
-        else:
-            arrival = Arrival(request_id=request.request_id, path=request.path, received_ms=request.received_ms)
-            answer = self._passes.to_router(grant, arrival, now=self._now())
+    def _decide(self, route: Route, request: wire.CheckedRequest, shown: Credentials, proofs: Proofs) -> bytes:
+        outcome = _outcome(route, proofs, request)
+        if isinstance(outcome, Refusal):
+            return self._refuse(request, outcome, shown, proofs)
+        answer = self._answer(route, proofs, outcome, request)
         if answer is None:  # no key to sign with has been had yet
             refusal = Refusal(reason=Reason.IDENTITY_UNAVAILABLE, retry_after_ms=_RETRY_AFTER_MS)
-            return self._refuse(request, refusal, known)
-        self._observer.granted(grant)
+            return self._refuse(request, refusal, shown, proofs)
+        self._observer.granted(outcome, self._now())
         return answer
 
-    async def _decide(self, route: Route, request: wire.CheckedRequest) -> tuple[Grant | Refusal, _Known]:
-        shown = self._identifier.shown(request.headers, request.certificate)
-        if isinstance(shown, Refusal):
-            return shown, _NOBODY
-        proofs = await self._identify(shown, source_of(request.address))
-        if isinstance(proofs, Refusal):
-            return proofs, _Known(shown)
-        outcome = decision.decide(route, proofs, address=request.address, headers=request.headers)
-        if isinstance(outcome, Grant) and route.limited is Limited.ALL:
-            outcome = decision.body_headers(request.headers) or outcome
-        return outcome, _Known(shown, proofs)
+    def _answer(self, route: Route, proofs: Proofs, grant: Grant, request: wire.CheckedRequest) -> bytes | None:
+        if route.upstream is Upstream.CONTROL:
+            return self._passes.to_control(grant, proofs.acting)
+        arrival = None
+        if route.limited is Limited.ALL:
+            arrival = Arrival(request_id=request.request_id, path=request.path, received_ms=request.received_ms)
+        return self._passes.to_router(grant, arrival, now=self._now())
 
-    async def _identify(self, shown: Credentials, source: str) -> Proofs | Refusal:
+    async def _identify(self, shown: Credentials, address: str, now: datetime) -> Proofs | Refusal:
         """A source that failed too often is answered from what is held: who is known there goes on, guesses end."""
+        source = source_of(address)
         blocked_ms = self._guard.blocked_ms(source)
-        now = datetime.fromtimestamp(self._now(), UTC)
         outcome = await self._identifier.identify(shown, now=now, may_ask=blocked_ms is None)
         if isinstance(outcome, Proofs):
             return outcome
@@ -129,24 +117,38 @@ class Authorization:
             self._guard.note(source)
         return outcome
 
-    def _refuse(self, request: wire.CheckedRequest, refusal: Refusal, known: _Known) -> bytes:
-        self._observer.refused(refusal, _credential(refusal, request, known))
+    def _refuse(
+        self,
+        request: wire.CheckedRequest,
+        refusal: Refusal,
+        shown: Credentials | None = None,
+        proofs: Proofs | None = None,
+    ) -> bytes:
+        self._observer.refused(refusal, _credential(request, refusal, shown, proofs))
         dialect = routes.dialect_of(request.target)
         return wire.deny(refusal, dialect=dialect, request_id=request.request_id, now=self._now())
 
 
-def _credential(refusal: Refusal, request: wire.CheckedRequest, known: _Known) -> RefusedCredential | None:
+def _outcome(route: Route, proofs: Proofs, request: wire.CheckedRequest) -> Grant | Refusal:
+    outcome = decision.decide(route, proofs, address=request.address, headers=request.headers)
+    if isinstance(outcome, Grant) and route.limited is Limited.ALL:
+        return decision.body_headers(request.headers) or outcome
+    return outcome
+
+
+def _credential(
+    request: wire.CheckedRequest, refusal: Refusal, shown: Credentials | None, proofs: Proofs | None
+) -> RefusedCredential | None:
     """What to write down; nothing of a request without a credential, or one that was refused for something else.
 
     Nor of one that was refused early for those before it: they are counted, or a guesser would fill the audit.
     """
-    shown = known.credentials
     if shown is None or refusal.reason.status not in {401, 403}:
         return None
     return RefusedCredential(
         reason=refusal.reason,
         fingerprint=shown.fingerprint,
-        tenant_id=known.proofs.acting.principal.tenant.id if known.proofs else None,
+        tenant_id=proofs.acting.principal.tenant.id if proofs else None,
         address=request.address,
         request_id=request.request_id,
         method=request.method,

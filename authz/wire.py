@@ -2,7 +2,6 @@
 
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 import msgspec
 
@@ -35,8 +34,7 @@ _CREDENTIALS = ("authorization", "proxy-authorization", "x-api-key", "api-key", 
 _NOT_FOR_THE_ROUTER = (*_CREDENTIALS, "accept-encoding", "content-length")
 
 
-@dataclass(frozen=True, slots=True)
-class CheckedRequest:
+class CheckedRequest(msgspec.Struct, frozen=True):
     """A request as Check sees it: headers in lower case, duplicates joined by commas, the path with its query.
 
     `address` is the client's, `certificate` the URL-encoded PEM of a certificate that Envoy has verified, or empty.
@@ -75,6 +73,15 @@ def read(raw: bytes) -> CheckedRequest:
     )
 
 
+class _Pass(msgspec.Struct, frozen=True, kw_only=True):
+    """What is the same for all requests of a principal, until its identity is to be signed anew."""
+
+    grant: Grant
+    renew_at: float
+    headers: bytes
+    metadata: bytes
+
+
 class Passes:
     """The answers that let a request through. What is the same for all requests of a principal is built once.
 
@@ -86,18 +93,23 @@ class Passes:
         self._tokens = tokens
         self._router_api_key = router_api_key
         # By identity: `decision.grant` gives the same object for the same principal, and a Grant is dear to hash.
-        self._held: OrderedDict[int, tuple[Grant, float, bytes]] = OrderedDict()
+        self._held: OrderedDict[int, _Pass] = OrderedDict()
 
-    def to_router(self, grant: Grant, arrival: Arrival, *, now: float) -> bytes | None:
-        """Tenant headers for the Router, the Grant for Process; None while no identity can be signed."""
+    def to_router(self, grant: Grant, arrival: Arrival | None, *, now: float) -> bytes | None:
+        """Tenant headers for the Router; the Grant and the arrival for Process, where it is asked (else None).
+
+        None while no identity can be signed.
+        """
         held = self._held.get(id(grant))
-        if held is None or held[0] is not grant or now >= held[1]:
+        if held is None or held.grant is not grant or now >= held.renew_at:
             held = self._build(grant)
             if held is None:
                 return None
+        if arrival is None:
+            return held.headers
         response = CheckResponse()
         response.dynamic_metadata.fields[ARRIVAL_KEY].string_value = msgspec.json.encode(arrival).decode()
-        return held[2] + bytes(response.SerializeToString())
+        return held.headers + held.metadata + bytes(response.SerializeToString())
 
     def clear(self) -> None:
         """Build everything anew: the keys have changed."""
@@ -108,7 +120,7 @@ class Passes:
         token = self._tokens.for_control(grant, proof.handle, proof.claimed_scopes)
         return None if token is None else _ok([(IDENTITY_HEADER, token.text)], remove=_CREDENTIALS)
 
-    def _build(self, grant: Grant) -> tuple[Grant, float, bytes] | None:
+    def _build(self, grant: Grant) -> _Pass | None:
         token = self._tokens.for_router(grant)
         if token is None:
             return None
@@ -119,8 +131,13 @@ class Passes:
             headers.append((METERING_HEADER, grant.metering.value))
         metadata = CheckResponse()
         metadata.dynamic_metadata.fields[GRANT_KEY].string_value = encode(grant)
-        built = _ok(headers, remove=_NOT_FOR_THE_ROUTER) + bytes(metadata.SerializeToString())
-        self._held[id(grant)] = held = (grant, token.renew_at, built)
+        held = _Pass(
+            grant=grant,
+            renew_at=token.renew_at,
+            headers=_ok(headers, remove=_NOT_FOR_THE_ROUTER),
+            metadata=bytes(metadata.SerializeToString()),
+        )
+        self._held[id(grant)] = held
         self._held.move_to_end(id(grant))
         if len(self._held) > _PASSES:
             self._held.popitem(last=False)

@@ -89,6 +89,12 @@ def render(
     router: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where the Router listens.")],
     admin_socket: Annotated[Path, typer.Option(metavar="PATH", help="Unix socket of Envoy's admin interface.")],
     max_body_bytes: Annotated[int, typer.Option(min=1024, help="Largest request body.")] = 4 * 1024 * 1024,
+    client_ca: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="CA of client certificates; none are asked for, when left out.")
+    ] = None,
+    cors_origin: Annotated[
+        list[str] | None, typer.Option(metavar="ORIGIN", help="Browser origin that may call; may be repeated.")
+    ] = None,
     output: Annotated[Path | None, typer.Option(metavar="FILE", help="Where to write; stdout, when left out.")] = None,
 ) -> None:
     """Write the shipped Envoy configuration.
@@ -106,6 +112,8 @@ def render(
         router=router,
         admin_socket=admin_socket,
         max_body_bytes=max_body_bytes,
+        client_ca=client_ca,
+        cors_origins=tuple(_origin(text) for text in cors_origin or ()),
     )
     try:
         text = envoy_config.render(addresses)
@@ -118,6 +126,15 @@ def render(
         output.write_text(text)
     except OSError as error:
         fail(f"cannot write {output}: {error.strerror}")
+
+
+def _origin(text: str) -> str:
+    from sidecar.origins import require_origin  # noqa: PLC0415 - only this command needs it
+
+    try:
+        return require_origin(text)
+    except ValueError as error:
+        raise FieldError("--cors-origin", str(error)) from None
 
 
 def main() -> None:

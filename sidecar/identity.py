@@ -65,10 +65,10 @@ class _Observer:
         self._refused = refused
         self._uses = uses
 
-    def granted(self, grant: Grant | None) -> None:
+    def granted(self, grant: Grant | None, now: float) -> None:
         metrics.observe_check(grant)
         if grant is not None and grant.key_id:
-            self._uses.note(grant.key_id, datetime.now(UTC))
+            self._uses.note(grant.key_id, now)
 
     def refused(self, refusal: Refusal, credential: RefusedCredential | None) -> None:
         metrics.observe_check(refusal)

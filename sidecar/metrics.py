@@ -5,6 +5,7 @@ never a label: their number is not bounded.
 """
 
 import asyncio
+import math
 from collections import Counter as Tally
 from collections.abc import Callable
 
@@ -30,7 +31,7 @@ ADMISSIONS = Counter(
 TOKENS_REFUSED = Counter("gateway_tokens_refused", "JWTs that were not right, by what was wrong.", ["issuer", "flaw"])
 KEY_SET_AGE = Gauge(
     "gateway_key_set_age_seconds",
-    "Age of the oldest copy of an issuer's JWKS; -1 where it was never had.",
+    "Age of the oldest copy of an issuer's JWKS; +Inf where it was never had.",
     ["issuer"],
     multiprocess_mode="livemax",
 )
@@ -93,7 +94,7 @@ def observe_tokens(observed: KeySetStatus | RefusedToken) -> None:
     if isinstance(observed, RefusedToken):
         _tally[TOKENS_REFUSED, (observed.issuer, observed.flaw.value)] += 1
         return
-    KEY_SET_AGE.labels(observed.issuer).set(-1 if observed.age_seconds is None else observed.age_seconds)
+    KEY_SET_AGE.labels(observed.issuer).set(math.inf if observed.age_seconds is None else observed.age_seconds)
     KEY_SET_FAILURES.labels(observed.issuer).set(observed.failures)
 
 

@@ -11,6 +11,7 @@ from pydantic import AliasChoices, Field, HttpUrl, SecretStr, field_validator, m
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from authz.issuer import parse_issuers
+from sidecar.origins import require_origin
 
 # Secrets that stand in examples and blog posts are none.
 WELL_KNOWN_SECRETS = frozenset({"change-me", "changeme", "default", "pepper", "secret", "insecure", "password"})
@@ -150,6 +151,11 @@ class UpSettings(BaseSettings):
         default=(),
         description='Browser origins that may call the gateway: a JSON list such as ["https://app.example"].',
     )
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins_are_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(require_origin(origin) for origin in origins)
 
 
 def _well_known(secret: str) -> bool:

@@ -5,7 +5,7 @@ column says when a key was used at least.
 """
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 
 from store.database import Pool, outages_named
 
@@ -35,13 +35,13 @@ class KeyUses:
 
     def __init__(self, *, capacity: int = 100_000) -> None:
         self._capacity = capacity
-        self._uses: dict[str, datetime] = {}
+        self._uses: dict[str, float] = {}
 
     def __len__(self) -> int:
         return len(self._uses)
 
-    def note(self, key_id: str, at: datetime) -> None:
-        """Remember that the key was used; `at` is not before the last time that was told."""
+    def note(self, key_id: str, at: float) -> None:
+        """Remember that the key was used; `at` is seconds since the epoch, and not before what was told last."""
         if key_id in self._uses or len(self._uses) < self._capacity:
             self._uses[key_id] = at
 
@@ -49,7 +49,7 @@ class KeyUses:
         """Write what was collected; raises `DatabaseOutage`, and the uses then wait for the next flush."""
         taken, self._uses = self._uses, {}
         try:
-            await touch(pool, taken)
+            await touch(pool, {key_id: datetime.fromtimestamp(at, UTC) for key_id, at in taken.items()})
         except BaseException:  # cancelled, too
             for key_id, at in taken.items():
                 if key_id not in self._uses:

@@ -20,6 +20,9 @@ ENVOY_MESSAGES = ("wire.messages", "wire.schema", "envoy_data_plane", "betterpro
 AT_THE_DOOR = {"authz/wire.py", "extproc/wire.py", "sidecar/grpc_health.py", "sidecar/serve.py"}
 PURE = (
     *(f"authz.{name}" for name in ("decision", "grant", "arrival", "refusal", "error_body", "routes", "api_key")),
+    *(f"authz.{name}" for name in ("scope", "principal", "proof", "credential", "certificate", "session", "failures")),
+    *(f"authz.{name}" for name in ("identity_token", "key_ring", "network", "model_pattern", "issuer", "token")),
+    *(f"authz.{name}" for name in ("cached_directory", "cached_sessions", "recognition", "key_set", "identification")),
     *(f"quota.{name}" for name in ("limit", "estimate", "reservation")),
     *(f"extproc.{name}" for name in ("lifecycle", "record", "inference_request", "admission", "ending", "sse")),
 )

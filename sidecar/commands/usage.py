@@ -33,7 +33,7 @@ def usage(
     start = ago("--since", since, now=until)
 
     async def work(pool: Pool) -> tuple[list[UsageTotal], dict[str, str]]:
-        tenant_id = None if tenant is None else (await find_tenant(pool, tenant)).id
+        tenant_id = None if tenant is None else (await find_tenant(pool, tenant, deleted=True)).id
         found = await ledger.usage(pool, tenant=tenant_id, since=start, until=until, group_by=group_by)
         if group_by is not GroupBy.TENANT:
             return found, {}

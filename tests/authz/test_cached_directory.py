@@ -349,6 +349,36 @@ async def test_a_row_that_is_gone_is_forgotten(
         await cached.find(K)
 
 
+def with_role(version_of_role: int) -> Principal:
+    return principal(id="key_k", versions=(("api_keys:k", 1), ("roles:x", version_of_role)))
+
+
+@pytest.mark.parametrize("announced", [True, False])
+async def test_a_deleted_role_gives_nothing_any_more(
+    cached: CachedDirectory, directory: MemoryDirectory, clock: Seconds, *, announced: bool
+) -> None:
+    directory.records[K] = with_role(5)
+    await cached.find(K)
+    directory.records[K] = without = with_role(0)
+    if announced:
+        cached.announce("roles:x:9")
+    clock.at += LIMITS.ttl + 1
+    assert await cached.find(K) is without
+    assert cached.held(K) == (True, without)
+
+
+async def test_a_role_that_was_not_there_yet_is_asked_for_again(clock: Seconds) -> None:
+    slow = SlowDirectory()
+    cached = CachedDirectory(slow, now=clock)
+    [caller] = await _asked(cached, slow)
+    cached.announce("roles:x:9")
+    slow.questions[0].set_result(with_role(0))
+    await until(lambda: len(slow.questions) == 2)
+    made = with_role(9)
+    slow.questions[1].set_result(made)
+    assert await caller is made
+
+
 async def test_a_tenant_is_told_apart_from_one_of_the_same_beginning(
     cached: CachedDirectory, directory: MemoryDirectory
 ) -> None:

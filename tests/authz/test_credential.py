@@ -1,5 +1,6 @@
 """Which credentials does a request carry, in whatever header a client's SDK puts them?"""
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import quote
 
@@ -14,11 +15,12 @@ from tests.support.client_certificates import Issuer, dns, uri
 
 KEY, OTHER = api_key.generate("test"), api_key.generate("test")
 SESSION = session.generate(7)
+NOW = datetime.now(UTC)
 COOKIE = f"__Host-igw_session={SESSION.text}"
 
 
 def read(headers: dict[str, str], pem: str = "") -> Credentials | Reason:
-    found = credential.read(headers, pem, dns_names=False)
+    found = credential.read(headers, pem, dns_names=False, now=NOW)
     return found.reason if isinstance(found, Refusal) else found
 
 
@@ -93,12 +95,19 @@ def test_a_cookie_and_a_certificate_stand_beside_the_token(issuer: Issuer) -> No
 )
 def test_whom_a_certificate_names(issuer: Issuer, names: list[str], found: tuple[str, ...], *, with_dns: bool) -> None:
     general = [dns(name[4:]) if name.startswith("dns:") else uri(name) for name in names]
-    assert certificate.names(quote(issuer.issue(*general).pem), dns=with_dns) == found
+    assert certificate.names(quote(issuer.issue(*general).pem), dns=with_dns, now=NOW) == found
+
+
+def test_a_certificate_names_nobody_once_it_has_ended(issuer: Issuer) -> None:
+    # The connection it came by may be older than its end.
+    pem = quote(issuer.issue(uri("spiffe://a/b"), lifetime=timedelta(hours=2)).pem)
+    assert certificate.names(pem, dns=False, now=NOW) == ("spiffe://a/b",)
+    assert certificate.names(pem, dns=False, now=NOW + timedelta(hours=3)) == ()
 
 
 @given(st.text())
 def test_what_is_no_certificate_names_nobody(text: str) -> None:
-    assert certificate.names(text, dns=True) == ()
+    assert certificate.names(text, dns=True, now=NOW) == ()
 
 
 def test_an_audit_row_names_what_was_shown_and_not_the_secret() -> None:
@@ -128,6 +137,6 @@ def test_what_was_shown_never_shows() -> None:
     st.text(max_size=50),
 )
 def test_any_headers_can_be_read_and_named(headers: dict[str, str], pem: str) -> None:
-    found = credential.read(headers, pem, dns_names=True)
+    found = credential.read(headers, pem, dns_names=True, now=NOW)
     if isinstance(found, Credentials):
         assert found.fingerprint

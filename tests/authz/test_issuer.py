@@ -127,7 +127,7 @@ def test_an_issuer_made_in_code_is_checked_too() -> None:
 def test_claims_lead_to_a_handle() -> None:
     token = _read(scope="inference:text models:read email")
     assert token.handle.kind is PrincipalKind.JWT
-    assert token.handle.name == principal_id("https://id.example", "u")
+    assert token.handle.name == principal_id("https://id.example", "u", token.handle.tenant_id)
     assert (token.handle.tenant_id, token.handle.plan, token.handle.roles) == ("ten_a", "", ())
     assert token.scopes == {Scope.INFERENCE_TEXT, Scope.MODELS_READ}
     assert (token.issuer, token.subject, token.expires_at) == ("https://id.example", "u", NOON)
@@ -197,9 +197,9 @@ def test_a_claim_that_is_missing_or_has_the_wrong_shape_is_a_flaw(claims: dict[s
 
 
 def test_a_principal_id_is_short_and_keeps_issuer_and_subject_apart() -> None:
-    assert len(principal_id("a", "bc")) == len("jwt_") + 20
-    assert principal_id("a", "bc") != principal_id("ab", "c")
-    assert principal_id("a1", "b") != principal_id("a", "1b")
+    assert len(principal_id("a", "bc", "t")) == len("jwt_") + 20
+    ones = [("a", "bc", "t"), ("ab", "c", "t"), ("a1", "b", "t"), ("a", "1b", "t"), ("a", "b", "ct"), ("a", "bc", "u")]
+    assert len({principal_id(*one) for one in ones}) == len(ones)
 
 
 @given(st.dictionaries(st.text(), st.recursive(st.none() | st.text() | st.integers(), st.lists), max_size=4))

@@ -67,7 +67,8 @@ class Checked:
     router_api_key: str | None = None
     _made: Authorization | None = None
 
-    def granted(self, grant: Grant | None) -> None:
+    def granted(self, grant: Grant | None, now: float) -> None:
+        assert now == self.clock.now()
         self.grants.append(grant)
 
     def refused(self, refusal: Refusal, credential: RefusedCredential | None) -> None:

@@ -99,7 +99,7 @@ def _unsigned(header: Any, payload: Any) -> str:
 @pytest.mark.parametrize("key", [KEY, RSA, ED], ids=lambda key: key.alg)
 async def test_a_right_token_says_who_calls(verifier: Verifier, key: SigningKey) -> None:
     token = await verifier.token(key.sign(_claims()))
-    assert token.handle.name == principal_id(A, "u")
+    assert token.handle.name == principal_id(A, "u", token.handle.tenant_id)
     assert token.handle.tenant_id == "ten_a"
     assert token.scopes == {Scope.INFERENCE_TEXT}
     assert token.expires_at.timestamp() == NOW + 300

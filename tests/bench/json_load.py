@@ -2,10 +2,19 @@
 
 import time
 
-from tests.bench.connection import Connection, Group, WrongAnswer, request_bytes, require_ok, whole_length
+from tests.bench.connection import (
+    SILENCE_SECONDS,
+    Connection,
+    Group,
+    WrongAnswer,
+    request_bytes,
+    require_ok,
+    whole_length,
+)
 from tests.bench.job import Job, Outcome
 
 BODY = b'{"model": "demo-small", "messages": [{"role": "user", "content": "What does a gateway cost?"}]}'
+CHECKS_PER_SECOND = 400
 _MS = 1000
 
 
@@ -70,7 +79,11 @@ class JsonLoad:
 
 
 class CheckLoad(JsonLoad):
-    """Requests that only Check decides about: no ext_proc, no limits, no row."""
+    """Requests that only Check decides about: no ext_proc, no limits, no row.
+
+    They come at a fixed rate, the same for all variants: servers that are called more often do more for each wake-up,
+    and a cheaper variant would look cheaper than it is.
+    """
 
     expected = b'"object":"list"'
 
@@ -79,3 +92,28 @@ class CheckLoad(JsonLoad):
         lines = {"host": "localhost", "authorization": f"Bearer {job.key}"}
         head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
         return f"GET /v1/models HTTP/1.1\r\n{head}\r\n".encode()
+
+    def _run(self, seconds: float) -> list[float]:
+        latencies: list[float] = []
+        began = time.perf_counter()
+        interval = len(self._group.connections) / CHECKS_PER_SECOND
+        due = {one: began + at / CHECKS_PER_SECOND for at, one in enumerate(self._group.connections)}
+        sent_at: dict[Connection, float] = {}
+        while due or sent_at:
+            for connection in [one for one, when in due.items() if when <= time.perf_counter() and one not in sent_at]:
+                sent_at[connection] = self._send(connection)
+                due[connection] += interval
+                if due[connection] > began + seconds:
+                    del due[connection]
+            latencies += [
+                (time.perf_counter() - sent_at.pop(connection)) * _MS
+                for connection in self._group.readable(self._pause(due, sent_at))
+                if self._answered(connection)
+            ]
+        return latencies
+
+    @staticmethod
+    def _pause(due: dict[Connection, float], sent_at: dict[Connection, float]) -> float:
+        """How long to wait for answers before the next request is to be sent."""
+        free = [when for one, when in due.items() if one not in sent_at]
+        return max(min(free) - time.perf_counter(), 0.0) if free else SILENCE_SECONDS

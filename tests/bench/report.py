@@ -120,7 +120,7 @@ def _json_budgets(rows: Mapping[str, Round]) -> list[Budget]:
 def _check_budgets(kind: str, rows: Mapping[str, Round]) -> Iterable[Budget]:
     """The workers' CPU alone: the recorder, which hears of these requests too, is no part of Check."""
     where = " with 1,000,000 keys" if kind == "check_million" else ""
-    for name in ("key", "jwt", "session") if rows else ():
+    for name in (name for name in rows if name != FLOOR):
         ratio = rows[name].cpu_us["workers"] / rows[FLOOR].cpu_us["workers"]
         budget = f" at most {CHECK_BUDGET:g} x" if name == "key" else ""
         what = f"warm Check by {name}{where}: CPU of the workers{budget} the floor's"

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from statistics import quantiles
+from typing import Any, TypeAlias
 
 import grpc
 import msgspec
@@ -27,7 +28,8 @@ _CHECK = "/envoy.service.auth.v3.Authorization/Check"
 _WARM_SECONDS = 0.05
 _LONGEST_SECONDS = 10.0
 
-Check = grpc.aio.UnaryUnaryMultiCallable
+Check: TypeAlias = Any
+"""A gRPC method: bytes to bytes."""
 
 
 class Revocations(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,7 +85,7 @@ async def _revoked(stage: Stage, pool: Pool, workers: list[Check], number: int) 
 
 
 async def _watch(worker: Check, key: _Key, committed: "asyncio.Future[float]") -> float:
-    """Use the key until it is refused; milliseconds from the commit until then, 0 when it came before the commit's end."""
+    """Use the key until it is refused; milliseconds from the commit until then, 0 when we hear of the commit later."""
     while True:
         answer = CheckResponse.FromString(await worker(key.request))
         if answer.status.code:

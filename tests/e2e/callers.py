@@ -88,7 +88,7 @@ async def subject(issuer: OidcIssuer, tenant: Tenant, *, scopes: tuple[str, ...]
     return Caller(
         tenant=tenant,
         headers={"authorization": f"Bearer {token}"},
-        subject_id=principal_id(issuer.url, who),
+        subject_id=principal_id(issuer.url, who, tenant.id),
     )
 
 

@@ -59,9 +59,9 @@ async def test_workers_that_write_the_same_keys_at_once_do_not_wait_for_each_oth
 async def test_uses_are_collected_and_written_once(pool: Pool) -> None:
     one, two = await add_keys(pool, 2)
     uses = KeyUses()
-    uses.note(one, NOON)
-    uses.note(two, NOON)
-    uses.note(one, LATER)
+    uses.note(one, NOON.timestamp())
+    uses.note(two, NOON.timestamp())
+    uses.note(one, LATER.timestamp())
     assert len(uses) == 2
     await uses.flush(pool)
     assert len(uses) == 0
@@ -71,12 +71,12 @@ async def test_uses_are_collected_and_written_once(pool: Pool) -> None:
 async def test_an_outage_keeps_the_uses_for_the_next_flush(pool: Pool) -> None:
     one, two = await add_keys(pool, 2)
     uses = KeyUses()
-    uses.note(one, NOON)
+    uses.note(one, NOON.timestamp())
     out = await open_pool("postgresql://postgres@/gateway?host=/nowhere")
     flush = asyncio.create_task(uses.flush(out))
     await asyncio.sleep(0)
-    uses.note(one, LATER)
-    uses.note(two, NOON)
+    uses.note(one, LATER.timestamp())
+    uses.note(two, NOON.timestamp())
     with pytest.raises(DatabaseOutage):
         await flush
     await out.close()
@@ -88,6 +88,6 @@ async def test_no_more_than_the_capacity_is_kept(pool: Pool) -> None:
     one, two = await add_keys(pool, 2)
     uses = KeyUses(capacity=1)
     for key_id, at in ((one, NOON), (two, NOON), (one, LATER)):
-        uses.note(key_id, at)
+        uses.note(key_id, at.timestamp())
     await uses.flush(pool)
     assert await used(pool) == {one: LATER, two: None}

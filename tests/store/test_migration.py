@@ -22,7 +22,7 @@ async def test_migrating_again_changes_nothing(database: str) -> None:
     async with opened(database) as pool:
         await pool.execute("UPDATE plans SET metering = 'inline' WHERE name = 'pro'")
         assert await migrate(database) == newest()
-        assert (await plans.get(pool, "pro")).metering == "inline"
+        assert (await plans.find_plan(pool, "pro")).metering == "inline"
 
 
 async def test_several_processes_may_migrate_at_once(empty_database: str) -> None:

@@ -1,0 +1,46 @@
+"""Which API keys has this worker found right before? They need not be taken apart and hashed anew.
+
+Held is a digest under a key that this process made up, never the API key itself: reading the checksum and the keyed
+hash of a key costs several times as much. Whether the key still opens is asked of the directory each time.
+"""
+
+import secrets
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from hashlib import blake2b
+
+from authz.proof import Proofs
+
+_DIGEST_BYTES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Recognised:
+    """A key that was right: its keyed hash, and what it proved when it was last looked up."""
+
+    hash: bytes = field(repr=False)
+    proofs: Proofs
+
+
+class Recognition:
+    """Remembers a bounded number of keys, those that were used last."""
+
+    def __init__(self, *, capacity: int = 20_000) -> None:
+        self._capacity = capacity
+        self._salt = secrets.token_bytes(_DIGEST_BYTES)
+        self._held: OrderedDict[bytes, Recognised] = OrderedDict()
+
+    def find(self, text: str) -> Recognised | None:
+        """What is known of the text of a key."""
+        return self._held.get(self._digest(text))
+
+    def remember(self, text: str, found: Recognised) -> None:
+        """Know the key from now on."""
+        digest = self._digest(text)
+        self._held[digest] = found
+        self._held.move_to_end(digest)
+        if len(self._held) > self._capacity:
+            self._held.popitem(last=False)
+
+    def _digest(self, text: str) -> bytes:
+        return blake2b(text.encode(errors="surrogatepass"), digest_size=_DIGEST_BYTES, key=self._salt).digest()
