@@ -81,6 +81,10 @@ class CachedDirectory:
             self._fly(handle)
         return True, entry.principal
 
+    def knows(self, handle: Handle) -> bool:
+        """Whether there is a copy at all, however old."""
+        return handle in self._known
+
     async def find(self, handle: Handle) -> Principal | None:
         """As `Directory.find`, from the copy where it may be used."""
         held, principal = self.held(handle)

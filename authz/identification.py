@@ -21,7 +21,7 @@ _RETRY_AFTER_MS = 1000
 
 
 class _NotHeld(Exception):
-    """What must be known is not held, and nothing may be asked."""
+    """It is about somebody who was not known here before, and nobody may be asked."""
 
 
 class Identifier:
@@ -67,7 +67,7 @@ class Identifier:
     async def identify(self, shown: Credentials, *, now: datetime, may_ask: bool) -> Proofs | Refusal:
         """All that the credentials prove, or what is wrong with them.
 
-        With `may_ask` false only what is held counts; what is not is refused with TOO_MANY_FAILURES.
+        With `may_ask` false nobody is asked about what was not right here before: TOO_MANY_FAILURES.
         """
         try:
             return await self._identify(shown, now, may_ask=may_ask)
@@ -145,7 +145,7 @@ class Identifier:
     ) -> Proof | Refusal:
         held, found = self._sessions.held(token.text)
         if not held:
-            if not may_ask:
+            if not may_ask and not self._recognition.knows(token.text):
                 raise _NotHeld
             found = await self._sessions.find(token)
         if found is None or found.cookie is not bool(csrf_token):
@@ -153,6 +153,7 @@ class Identifier:
         principal = await self._find(found.handle, may_ask=may_ask)
         if principal is None or not lives(principal, now=now):
             return Refusal(reason=Reason.INVALID_SESSION)
+        self._recognition.note(token.text)
         return Proof(
             principal=principal,
             kind=PrincipalKind.SESSION,
@@ -174,6 +175,6 @@ class Identifier:
         held, principal = self._directory.held(handle)
         if held:
             return principal
-        if not may_ask:
+        if not may_ask and not self._directory.knows(handle):
             raise _NotHeld
         return await self._directory.find(handle)

@@ -1,7 +1,7 @@
-"""Which API keys has this worker found right before? They need not be taken apart and hashed anew.
+"""Which tokens has this worker found right before? API keys among them need not be taken apart and hashed anew.
 
-Held is a digest under a key that this process made up, never the API key itself: reading the checksum and the keyed
-hash of a key costs several times as much. Whether the key still opens is asked of the directory each time.
+Held is a digest under a key that this process made up, never the token itself: the checksum and the keyed hash of an
+API key cost several times as much. Whether a token still opens anything is asked of directory and sessions each time.
 """
 
 import secrets
@@ -23,19 +23,27 @@ class Recognised:
 
 
 class Recognition:
-    """Remembers a bounded number of keys, those that were used last."""
+    """Remembers a bounded number of tokens, those that were right last."""
 
     def __init__(self, *, capacity: int = 20_000) -> None:
         self._capacity = capacity
         self._salt = secrets.token_bytes(_DIGEST_BYTES)
-        self._held: OrderedDict[bytes, Recognised] = OrderedDict()
+        self._held: OrderedDict[bytes, Recognised | None] = OrderedDict()
+
+    def knows(self, text: str) -> bool:
+        """Whether the token was right before, whatever it is now."""
+        return self._digest(text) in self._held
 
     def find(self, text: str) -> Recognised | None:
-        """What is known of the text of a key."""
+        """What is known of the text of an API key."""
         return self._held.get(self._digest(text))
 
-    def remember(self, text: str, found: Recognised) -> None:
-        """Know the key from now on."""
+    def note(self, text: str) -> None:
+        """Know the token from now on; it is no API key."""
+        self.remember(text, None)
+
+    def remember(self, text: str, found: Recognised | None) -> None:
+        """Know the token from now on, and what an API key proved."""
         digest = self._digest(text)
         self._held[digest] = found
         self._held.move_to_end(digest)

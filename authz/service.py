@@ -105,7 +105,7 @@ class Authorization:
         return self._passes.to_router(grant, arrival, now=self._now())
 
     async def _identify(self, shown: Credentials, address: str, now: datetime) -> Proofs | Refusal:
-        """A source that failed too often is answered from what is held: who is known there goes on, guesses end."""
+        """From a source that failed too often nobody new is let in: who is known there goes on, guesses end."""
         source = source_of(address)
         blocked_ms = self._guard.blocked_ms(source)
         outcome = await self._identifier.identify(shown, now=now, may_ask=blocked_ms is None)

@@ -79,10 +79,12 @@ def _now() -> datetime:
 def _bound(settings: Settings) -> socket.socket:
     """The socket, in place of what a killed predecessor left. Nobody can connect before it listens."""
     path = control_socket(settings.socket_dir)
-    path.unlink(missing_ok=True)
+    fresh = path.with_suffix(".new")
+    fresh.unlink(missing_ok=True)
     bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    bound.bind(str(path))
-    path.chmod(int(settings.socket_mode, 8))
+    bound.bind(str(fresh))
+    fresh.chmod(int(settings.socket_mode, 8))
+    fresh.rename(path)  # never there with another mode
     return bound
 
 

@@ -91,7 +91,10 @@ def suspend(organization: Named, *, as_json: AsJson = False) -> None:
 
 @app.command("resume")
 def resume(organization: Named, *, as_json: AsJson = False) -> None:
-    """Let its tenants in again, but for those that are suspended themselves."""
+    """Let its tenants in again.
+
+    But for those that are suspended themselves.
+    """
 
     async def work(pool: Pool) -> Organization:
         return await organizations.resume(pool, organization, trail=trail())

@@ -18,7 +18,10 @@ app = typer.Typer(no_args_is_help=True, help="List and rotate the keys that sign
 
 @app.command("list")
 def list_all(*, as_json: AsJson = False) -> None:
-    """List the keys, retired ones included, by the ids that stand in the tokens."""
+    """List the keys, retired ones included.
+
+    Their ids are those that stand in the tokens.
+    """
     now = datetime.now(UTC)
 
     async def work(pool: Pool) -> list[StoredSigningKey]:
@@ -43,10 +46,10 @@ def rotate(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make the next key; it signs in ten minutes, when every Router can know it.
+    """Make the next key.
 
-    The former one stays published for another ten. With --now, a Router that holds older public keys refuses requests
-    until it fetches them again.
+    It signs in ten minutes, when every Router can know it. The former one stays published for another ten. With --now,
+    a Router that holds older public keys refuses requests until it fetches them again.
     """
     now = datetime.now(UTC)
 

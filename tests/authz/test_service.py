@@ -438,3 +438,21 @@ async def test_redis_out_is_no_reason_to_call_a_session_wrong(check: Checked) ->
     token = await _session(check, cookie=False)
     check.sessions.out = True
     assert await check.reason(headers={"authorization": f"Bearer {token}"}) is Reason.IDENTITY_UNAVAILABLE
+
+
+async def test_behind_a_blocked_address_who_was_right_before_goes_on_however_long_ago(check: Checked) -> None:
+    token = await _session(check, cookie=False)
+    of_session: dict[str, str | None] = {"authorization": f"Bearer {token}"}
+    assert await check.reason() is None
+    assert await check.reason(headers=of_session) is None
+    for _ in range(5):
+        await check.reason(headers=_guess())
+    check.clock.ms += 30_000  # the copies are used up, the window is not
+    assert await check.reason(headers=_guess()) is Reason.TOO_MANY_FAILURES
+    assert await check.reason() is None
+    assert await check.reason(headers=of_session) is None
+    other = api_key.generate("test", public_id=KEY.id)
+    assert await check.reason(headers={"authorization": f"Bearer {other.text}"}) is Reason.TOO_MANY_FAILURES
+    _revoked(check)
+    check.clock.ms += 10_000
+    assert await check.reason() is Reason.TOO_MANY_FAILURES

@@ -210,7 +210,7 @@ def _named(kind: Any) -> str:
     # An alias such as Port stands in a union with its bounds around it.
     bare = get_args(kind)[0] if get_args(kind) else kind
     names = {SecretStr: "secret", Path: "path", HttpUrl: "URL", int: "integer", float: "number", str: "text"}
-    return names[bare]
+    return {**names, bool: "yes or no"}.get(bare, "JSON list")
 
 
 def _bounds(field: FieldInfo) -> str:

@@ -16,6 +16,11 @@ async def _guess(gateway: Gateway) -> str:
 async def test_guesses_from_one_address_end_early() -> None:
     with running(env={"GATEWAY_FAILURE_LIMIT": str(LIMIT)}) as gateway:
         known, silent = await gateway.tenant(), await gateway.tenant()
+
+        async def both_workers() -> bool:
+            return await gateway.healthy_workers() == gateway.workers
+
+        await until(both_workers)
         async with gateway.client(known) as client:
             for _ in range(8):  # by both workers
                 assert await code(client) == "200"

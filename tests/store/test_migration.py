@@ -6,7 +6,7 @@ import pytest
 
 from extproc.lifecycle import FINAL, State
 from extproc.record import UsageSource
-from quota.limit import concurrent_requests, requests_per_minute, tokens_per_day
+from quota.limit import Limit, Unit, Window, concurrent_requests, requests_per_minute, tokens_per_day
 from store import plans
 from store.database import DatabaseOutage, Pool, connect, opened
 from store.migration import MigrationError, current, migrate, newest
@@ -33,13 +33,17 @@ async def test_several_processes_may_migrate_at_once(empty_database: str) -> Non
 async def test_the_shipped_plans(pool: Pool) -> None:
     shipped = {plan.name: plan for plan in await plans.list_plans(pool)}
     assert set(shipped) == {"free", "pro", "enterprise"}
-    assert shipped["free"].limits == (requests_per_minute(10), tokens_per_day(100_000), concurrent_requests(2))
-    assert shipped["pro"].limits == (requests_per_minute(100), tokens_per_day(1_000_000), concurrent_requests(10))
-    assert shipped["enterprise"].limits == (
-        requests_per_minute(1000),
-        tokens_per_day(100_000_000),
-        concurrent_requests(50),
-    )
+    for name, a_minute, an_hour, a_day, at_once in (
+        ("free", 10, 100, 100_000, 2),
+        ("pro", 100, 1000, 1_000_000, 10),
+        ("enterprise", 1000, 10_000, 100_000_000, 50),
+    ):
+        hourly = Limit(
+            name="requests_per_hour", unit=Unit.REQUESTS, window=Window.SLIDING, ceiling=an_hour, seconds=3600
+        )
+        assert set(shipped[name].limits) == {
+            *(requests_per_minute(a_minute), hourly, tokens_per_day(a_day), concurrent_requests(at_once))
+        }
     assert {plan.metering for plan in shipped.values()} == {"native"}
 
 
