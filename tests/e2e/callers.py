@@ -15,7 +15,7 @@ from store.subjects import SubjectName
 from store.tenants import TenantChanges
 from store.workloads import NewWorkload
 from tests.support.client_certificates import ClientCertificate, uri
-from tests.support.gateway import PEPPER, TRAIL, Gateway, Tenant
+from tests.support.gateway import PEPPER, TRAIL, Gateway, Tenant, until
 from tests.support.oidc import OidcIssuer
 
 INFER = {"model": "m", "input": "hello"}
@@ -109,6 +109,23 @@ async def change_key(gateway: Gateway, caller: Caller, **changes: Any) -> None:
 async def change_tenant(gateway: Gateway, tenant: Tenant, **changes: Any) -> None:
     async with opened(gateway.dsn) as pool:
         await tenants.update(pool, tenant.id, TenantChanges(**changes), trail=TRAIL)
+
+
+async def everywhere(client: httpx.AsyncClient, expected: str, method: str = "POST", path: str = "/v1/infer") -> None:
+    """Wait until the answer is the same again and again, whichever worker gives it.
+
+    Envoy gives its calls to the workers in turn, and a request makes two, Check and Process: a lone Check in between
+    has the next request ask the other worker.
+    """
+
+    async def holds() -> bool:
+        for _ in range(6):
+            if await code(client, method, path) != expected:
+                return False
+            await client.get("/v1/models")
+        return True
+
+    await until(holds)
 
 
 async def code(client: httpx.AsyncClient, method: str = "POST", path: str = "/v1/infer", **options: Any) -> str:

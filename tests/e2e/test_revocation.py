@@ -1,27 +1,26 @@
 """How soon does a change of identity hold on every worker, and what holds while Postgres cannot be asked?"""
 
+from datetime import UTC, datetime, timedelta
+
 import asyncpg
 import httpx
 import pytest
 
+from authz import api_key
+from quota.limit import requests_per_minute
+from store import api_keys, plans, roles, tenants
+from store.api_keys import NewSecret
+from store.database import opened
+from store.plans import PlanChanges
 from tests.e2e import callers
-from tests.e2e.callers import Caller, code
-from tests.support.gateway import Gateway, running, until
-
-IN_A_ROW = 12  # calls on new connections reach both workers
+from tests.e2e.callers import Caller, code, everywhere
+from tests.support.gateway import PEPPER, TRAIL, Gateway, running, until
+from tests.support.oidc import OidcIssuer
 
 
 async def _everywhere(gateway: Gateway, caller: Caller, expected: str) -> None:
-    """Wait until the answer is the same again and again, whichever worker gives it."""
-
-    async def holds() -> bool:
-        for _ in range(IN_A_ROW):
-            async with caller.client(gateway) as client:
-                if await code(client) != expected:
-                    return False
-        return True
-
-    await until(holds)
+    async with caller.client(gateway) as client:
+        await everywhere(client, expected)
 
 
 @pytest.mark.parametrize(
@@ -39,6 +38,58 @@ async def test_a_changed_key_holds_on_every_worker(gateway: Gateway, change: dic
     await _everywhere(gateway, caller, expected)
     await callers.change_key(gateway, caller, scopes=callers.SCOPES, networks=(), models=())
     await _everywhere(gateway, caller, "200")
+
+
+async def test_an_edited_role_and_an_edited_plan_hold_on_every_worker(gateway: Gateway) -> None:
+    tenant = await gateway.tenant()
+    role = f"r{tenant.id.removeprefix('ten_')}"
+    async with opened(gateway.dsn) as pool:
+        await roles.create(pool, role, callers.SCOPES, trail=TRAIL)
+        caller = await callers.key(gateway, tenant, scopes=(), roles=(role,))
+        await _everywhere(gateway, caller, "200")
+        await roles.update(pool, role, ("usage:read",), trail=TRAIL)
+        await _everywhere(gateway, caller, "insufficient_scope")
+        await roles.update(pool, role, callers.SCOPES, trail=TRAIL)
+        await _everywhere(gateway, caller, "200")
+        await plans.update(pool, tenant.plan, PlanChanges(limits=(requests_per_minute(0),)), trail=TRAIL)
+        await _everywhere(gateway, caller, "exceeds_limit")
+
+
+async def test_a_deleted_tenant_lets_nobody_in(gateway: Gateway, issuer: OidcIssuer) -> None:
+    tenant = await gateway.tenant()
+    of_all_kinds = [
+        await callers.key(gateway, tenant),
+        await callers.subject(issuer, tenant),
+        await callers.workload(gateway, tenant),
+        await callers.session(gateway, await callers.key(gateway, tenant)),
+    ]
+    for caller in of_all_kinds:
+        await _everywhere(gateway, caller, "200")
+    async with opened(gateway.dsn) as pool:
+        await tenants.delete(pool, tenant.id, now=datetime.now(UTC), trail=TRAIL)
+    expected = ("invalid_api_key", "unknown_tenant", "unknown_certificate", "invalid_session")
+    for caller, refusal in zip(of_all_kinds, expected, strict=True):
+        await _everywhere(gateway, caller, refusal)
+
+
+async def test_a_rotated_key_opens_with_both_secrets_until_the_overlap_ends(gateway: Gateway) -> None:
+    tenant = await gateway.tenant()
+    former = Caller(tenant=tenant, headers=tenant.headers, key_id=tenant.key_id)
+    await _everywhere(gateway, former, "200")
+    fresh = api_key.generate("test", public_id=tenant.key_id)
+    async with opened(gateway.dsn) as pool:
+        new = NewSecret(key=fresh, overlap=timedelta(seconds=10))
+        await api_keys.rotate(pool, new, pepper=PEPPER.encode(), now=datetime.now(UTC), trail=TRAIL)
+    after = Caller(tenant=tenant, headers={"x-api-key": fresh.text}, key_id=fresh.id)
+    await _everywhere(gateway, after, "200")
+    await _everywhere(gateway, former, "invalid_api_key")  # when the overlap has ended
+    await _everywhere(gateway, after, "200")
+    async with opened(gateway.dsn) as pool:
+
+        async def used() -> bool:
+            return (await api_keys.find(pool, tenant.key_id)).last_used_at is not None
+
+        await until(used)
 
 
 async def test_a_revoked_key_never_comes_back(gateway: Gateway) -> None:

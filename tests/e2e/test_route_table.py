@@ -5,8 +5,8 @@ import pytest
 from authz.routes import ROUTES, Route, Upstream
 from authz.scope import Scope
 from tests.e2e import callers
-from tests.e2e.callers import code
-from tests.support.gateway import Gateway, until
+from tests.e2e.callers import code, everywhere
+from tests.support.gateway import Gateway
 
 GUARDED = [route for route in ROUTES if not route.public]
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD")
@@ -48,13 +48,7 @@ async def test_nobody_passes_who_is_suspended_at_any_level(gateway: Gateway, rou
         warm = await client.get("/v1/models")
         assert warm.status_code == 200
         await caller.suspend(gateway, level)
-
-        async def refused() -> bool:
-            return await code(client, route.method, _path(route)) == f"{level}_suspended"
-
-        # Each of the two workers has to hear of it.
-        for _ in range(6):
-            await until(refused)
+        await everywhere(client, f"{level}_suspended", route.method, _path(route))
 
 
 @pytest.mark.parametrize("path", sorted({_path(route) for route in ROUTES}))

@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from tests.e2e import callers
-from tests.e2e.callers import Caller, code
+from tests.e2e.callers import Caller, code, everywhere
 from tests.support.gateway import CORS_ORIGINS, Gateway, until
 from tests.support.oidc import OidcIssuer
 
@@ -39,8 +39,7 @@ async def test_a_program_exchanges_uses_lists_and_revokes(gateway: Gateway, issu
         assert (await client.delete(f"/v1/sessions/{other['id']}")).status_code == 204
         assert (await client.delete(f"/v1/sessions/{other['id']}")).status_code == 404
         assert (await client.delete("/v1/sessions/current")).status_code == 204
-        for _ in range(6):
-            await until(lambda: _is(client, "invalid_session"))
+        await everywhere(client, "invalid_session")
     async with gateway.client(headers={"authorization": f"Bearer {other['token']}"}) as client:
         await until(lambda: _is(client, "invalid_session"))
 
@@ -80,8 +79,7 @@ async def test_a_session_ends_with_the_key_it_was_made_of(gateway: Gateway) -> N
     async with session.client(gateway) as client:
         assert await code(client) == "200"
         await gateway.revoke(tenant)
-        for _ in range(6):
-            await until(lambda: _is(client, "invalid_session"))
+        await everywhere(client, "invalid_session")
 
 
 async def test_a_browser_keeps_a_cookie_and_shows_a_token_of_its_own(gateway: Gateway) -> None:
