@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from authz.api_key import CHECKSUM_LENGTH, SECRET_LENGTH, checksum, random_text
+from authz.derived_key import derived_key
 from authz.principal import Handle
 from authz.scope import Scope
 
@@ -116,12 +117,12 @@ def parse(text: str) -> SessionToken | None:
 
 def keyed_hash(token: SessionToken, pepper: bytes) -> bytes:
     """What a session is stored under; its key is none that API keys are hashed with."""
-    return hmac.digest(_key(pepper, b"session"), token.text.encode(), "sha256")
+    return hmac.digest(derived_key(pepper, "session"), token.text.encode(), "sha256")
 
 
 def csrf_token(token: SessionToken, pepper: bytes) -> str:
     """What a browser must send beside the cookie, in a header that a foreign page cannot set: made of the session."""
-    digest = hmac.digest(_key(pepper, b"csrf"), token.text.encode(), "sha256")
+    digest = hmac.digest(derived_key(pepper, "csrf"), token.text.encode(), "sha256")
     return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
 
 
@@ -147,8 +148,3 @@ def set_cookie(token: SessionToken, max_age_seconds: int) -> str:
 def clear_cookie() -> str:
     """The Set-Cookie header that has a browser forget the token."""
     return f"{COOKIE_NAME}=; Max-Age=0; {_COOKIE_ATTRIBUTES}"
-
-
-def _key(pepper: bytes, label: bytes) -> bytes:
-    """A key for one purpose; from it nobody can tell the pepper, or the key for another purpose."""
-    return hmac.digest(pepper, b"inference-gateway " + label, "sha256")

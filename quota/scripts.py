@@ -1,4 +1,4 @@
-"""How is a Lua script of `quota/lua` run? By its digest; its text goes to Redis only when Redis does not know it."""
+"""How is a Lua script run? By its digest; its text goes to Redis only when Redis does not know it."""
 
 import hashlib
 from collections.abc import Sequence
@@ -20,9 +20,9 @@ class Script:
     sha: str
 
 
-def load(name: str) -> Script:
-    """Read `quota/lua/<name>.lua`."""
-    source = (files("quota") / "lua" / f"{name}.lua").read_text()
+def load(name: str, package: str = "quota") -> Script:
+    """Read `<package>/lua/<name>.lua`."""
+    source = (files(package) / "lua" / f"{name}.lua").read_text()
     return Script(source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
 
 

@@ -13,8 +13,8 @@ from typing import Any, TypeAlias
 
 import msgspec
 
+from authz.derived_key import derived_key
 from store.database import Connection, Pool, PooledConnection, outages_named
-from store.derived_key import derived_key
 
 GENESIS = bytes(32)
 """The previous hash of the first row, and the head of an empty chain."""

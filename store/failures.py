@@ -4,10 +4,9 @@ from authz.failures import Count, CountOutage
 from quota.pipe import RedisPipe
 from quota.redis import shard_of
 from quota.reservation import QuotaOutage
-from quota.scripts import run
-from store.scripts import load
+from quota.scripts import load, run
 
-_COUNT = load("failure_count")
+_COUNT = load("failure_count", "store")
 
 
 class RedisFailureCounts:

@@ -14,11 +14,10 @@ from authz.session import MAX_SESSIONS_PER_PRINCIPAL, Session, SessionOutage, Se
 from quota.pipe import Argument, RedisPipe
 from quota.redis import shard_of
 from quota.reservation import QuotaOutage
-from quota.scripts import Script, run
-from store.scripts import load
+from quota.scripts import Script, load, run
 
-_CREATE, _FIND = load("session_create"), load("session_find")
-_LIST, _REVOKE = load("session_list"), load("session_revoke")
+_CREATE, _FIND = load("session_create", "store"), load("session_find", "store")
+_LIST, _REVOKE = load("session_list", "store"), load("session_revoke", "store")
 _ENCODER = msgspec.json.Encoder()
 _DECODER = msgspec.json.Decoder(Session)
 _FIELDS = 4

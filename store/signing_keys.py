@@ -14,10 +14,10 @@ import msgspec
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from authz.derived_key import derived_key
 from authz.key_ring import KeyRing, SigningKey, from_private_bytes, generate, roll_over
 from store.audit import Actor, Change, Trail
 from store.database import Pool, PooledConnection, outages_named
-from store.derived_key import derived_key
 from store.field_error import FieldError
 
 _NONCE_BYTES = 12
