@@ -56,6 +56,11 @@ def headers(refusal: Refusal) -> list[tuple[str, str]]:
     return found
 
 
+def request_id_headers(dialect: Dialect, request_id: str) -> list[tuple[str, str]]:
+    """The headers of an answer that name its request beside `x-request-id`: Anthropic's SDKs look for another one."""
+    return [("request-id", request_id)] if dialect is Dialect.ANTHROPIC_MESSAGES else []
+
+
 def _challenge(refusal: Refusal) -> str | None:
     """RFC 6750 section 3: no error code for a request without a credential, a scope for one that lacks it."""
     match refusal.reason:

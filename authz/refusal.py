@@ -48,7 +48,7 @@ class Reason(Enum):
     ORGANIZATION_SUSPENDED = _Row(403, ErrorType.PERMISSION, "The organization of this credential is suspended.")
     TENANT_SUSPENDED = _Row(403, ErrorType.PERMISSION, "The tenant of this credential is suspended.")
     PRINCIPAL_SUSPENDED = _Row(403, ErrorType.PERMISSION, "The owner of this credential is suspended.")
-    UNKNOWN_TENANT = _Row(403, ErrorType.PERMISSION, "The token is valid, but its tenant is not known here.")
+    UNKNOWN_TENANT = _Row(403, ErrorType.PERMISSION, "The token is valid, but its tenant or plan is not known here.")
     INSUFFICIENT_SCOPE = _Row(403, ErrorType.PERMISSION, "The credential lacks a scope that this path needs.")
     NETWORK_NOT_ALLOWED = _Row(403, ErrorType.PERMISSION, "The credential may not be used from this address.")
     MODEL_NOT_ALLOWED = _Row(403, ErrorType.PERMISSION, "The credential may not use this model.")

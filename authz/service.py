@@ -98,11 +98,11 @@ class Authorization:
 
     def _answer(self, route: Route, proofs: Proofs, grant: Grant, request: wire.CheckedRequest) -> bytes | None:
         if route.upstream is Upstream.CONTROL:
-            return self._passes.to_control(grant, proofs.acting)
+            return self._passes.to_control(grant, proofs.acting, address=request.address)
         arrival = None
         if route.limited is Limited.ALL:
             arrival = Arrival(request_id=request.request_id, path=request.path, received_ms=request.received_ms)
-        return self._passes.to_router(grant, arrival, now=self._now())
+        return self._passes.to_router(grant, arrival, now=self._now(), dialect=route.dialect)
 
     async def _identify(self, shown: Credentials, address: str, now: datetime) -> Proofs | Refusal:
         """From a source that failed too often nobody new is let in: who is known there goes on, guesses end."""

@@ -20,6 +20,7 @@ GRANT_KEY = "grant"
 ARRIVAL_KEY = "arrival"
 METERING_HEADER = "x-gateway-metering"
 IDENTITY_HEADER = "x-gateway-identity"
+ADDRESS_HEADER = "x-gateway-client-address"
 ROUTER_KEY_HEADER = "x-internal-api-key"
 
 # google.rpc.Code: https://github.com/googleapis/googleapis/blob/master/google/rpc/code.proto
@@ -95,7 +96,9 @@ class Passes:
         # By identity: `decision.grant` gives the same object for the same principal, and a Grant is dear to hash.
         self._held: OrderedDict[int, _Pass] = OrderedDict()
 
-    def to_router(self, grant: Grant, arrival: Arrival | None, *, now: float) -> bytes | None:
+    def to_router(
+        self, grant: Grant, arrival: Arrival | None, *, now: float, dialect: Dialect = Dialect.PLAIN
+    ) -> bytes | None:
         """Tenant headers for the Router; the Grant and the arrival for Process, where it is asked (else None).
 
         None while no identity can be signed.
@@ -109,16 +112,20 @@ class Passes:
             return held.headers
         response = CheckResponse()
         response.dynamic_metadata.fields[ARRIVAL_KEY].string_value = msgspec.json.encode(arrival).decode()
+        for name, value in error_body.request_id_headers(dialect, arrival.request_id):
+            _set(response.ok_response.response_headers_to_add.add(), name, value)
         return held.headers + held.metadata + bytes(response.SerializeToString())
 
     def clear(self) -> None:
         """Build everything anew: the keys have changed."""
         self._held.clear()
 
-    def to_control(self, grant: Grant, proof: Proof) -> bytes | None:
-        """The signed identity for the gateway's own HTTP API; None while none can be signed."""
+    def to_control(self, grant: Grant, proof: Proof, *, address: str) -> bytes | None:
+        """The signed identity for the gateway's own HTTP API, and where it came from; None while none can be signed."""
         token = self._tokens.for_control(grant, proof.handle, proof.claimed_scopes)
-        return None if token is None else _ok([(IDENTITY_HEADER, token.text)], remove=_CREDENTIALS)
+        if token is None:
+            return None
+        return _ok([(IDENTITY_HEADER, token.text), (ADDRESS_HEADER, address)], remove=_CREDENTIALS)
 
     def _build(self, grant: Grant) -> _Pass | None:
         token = self._tokens.for_router(grant)
@@ -150,7 +157,7 @@ def deny(refusal: Refusal, *, dialect: Dialect, request_id: str, now: float) -> 
     response.status.code = _PERMISSION_DENIED
     denied = response.denied_response
     denied.status.code = refusal.reason.status
-    for name, value in error_body.headers(refusal):
+    for name, value in (*error_body.headers(refusal), *error_body.request_id_headers(dialect, request_id)):
         _set(denied.headers.add(), name, value)
     denied.body = error_body.render(refusal, dialect=dialect, request_id=request_id, now=now).decode()
     return bytes(response.SerializeToString())

@@ -14,7 +14,7 @@ from control.errors import REQUEST_ID_HEADER, Now
 from store.audit import Actor, Change, append_all
 from store.database import Pool, outages_named
 
-_FORWARDED_FOR = "x-forwarded-for"
+ADDRESS_HEADER = "x-gateway-client-address"
 _UNKNOWN = "unknown"
 # Envoy waits 10 s for the whole answer: nothing may be changed for a client that has been told of a timeout.
 _PATIENCE_SECONDS = 5.0
@@ -46,5 +46,5 @@ def actor(request: Request, caller: Caller) -> Actor:
 
 
 def client_address(request: Request) -> str:
-    """The address that Envoy saw: the last in x-forwarded-for. Those before it are what the client claims."""
-    return ",".join(request.headers.getlist(_FORWARDED_FOR)).rpartition(",")[2].strip() or _UNKNOWN
+    """The address that Check saw and hands on; a client's own header of this name never comes so far."""
+    return request.headers.get(ADDRESS_HEADER, "") or _UNKNOWN

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import AliasChoices, Field, HttpUrl, SecretStr, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from authz.issuer import parse_issuers
 from sidecar.origins import require_origin
@@ -36,7 +36,9 @@ class StoreSettings(BaseSettings):
         validation_alias=AliasChoices("DATABASE_URL", "database_url"),
         description="Postgres, as `postgresql://user:password@host:5432/name`.",
     )
-    key_pepper: SecretStr = Field(description="Key of the keyed hash under which API keys are stored.")
+    key_pepper: SecretStr = Field(
+        description="Key of the keyed hashes of API keys, sessions and the audit trail, and of stored signing keys."
+    )
 
     @field_validator("key_pepper")
     @classmethod
@@ -57,7 +59,9 @@ class Settings(StoreSettings):
         validation_alias=AliasChoices("REDIS_URL", "redis_url"),
         description="Redis, as `redis://`, `rediss://` or `unix://`.",
     )
-    socket_dir: Path = Field(description="Folder of the Unix sockets: worker-0.sock and so on, recorder.sock.")
+    socket_dir: Path = Field(
+        description="Folder of the Unix sockets: worker-0.sock and so on, recorder.sock, control.sock."
+    )
     socket_mode: Annotated[str, Field(pattern="^0[0-7]{3}$")] = Field(
         default="0600",
         description="File mode of the sockets, octal; 0660 when Envoy runs as another user of the group.",
@@ -147,10 +151,14 @@ class UpSettings(BaseSettings):
         validation_alias=AliasChoices("ROUTER_URL", "router_url"),
         description="An OpenAI-compatible server to put behind the gateway instead of the stand-in Router.",
     )
-    cors_origins: tuple[str, ...] = Field(
-        default=(),
-        description='Browser origins that may call the gateway: a JSON list such as ["https://app.example"].',
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="Browser origins that may call the gateway, such as `https://app.example`; with commas."
     )
+
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _separated_by_commas(cls, origins: object) -> object:
+        return tuple(filter(None, map(str.strip, origins.split(",")))) if isinstance(origins, str) else origins
 
     @field_validator("cors_origins")
     @classmethod

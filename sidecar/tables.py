@@ -27,11 +27,15 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, empty:
         return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for number, column in enumerate(columns):
-        justify = "right" if isinstance(found[0][number], int) else "left"
-        table.add_column(column, justify=justify, overflow="fold")  # type: ignore[arg-type]
+        values = [row[number] for row in found]
+        justify = "right" if isinstance(values[0], int) else "left"
+        table.add_column(column, justify=justify, overflow="fold", no_wrap=_whole(values))  # type: ignore[arg-type]
     for row in found:
         table.add_row(*(cell(value) for value in row))
-    _console().print(table)
+    console = _console()
+    # Rather a line that the terminal breaks than an id that cannot be copied.
+    console.width = max(console.width, console.measure(table).minimum)
+    console.print(table)
 
 
 def print_fields(fields: Iterable[tuple[str, Any]]) -> None:
@@ -42,6 +46,11 @@ def print_fields(fields: Iterable[tuple[str, Any]]) -> None:
     for name, value in fields:
         table.add_row(name, cell(value))
     _console().print(table)
+
+
+def _whole(values: Iterable[Any]) -> bool:
+    """Whether the cells are ids, times and numbers, which nobody can use in pieces."""
+    return not any(isinstance(value, str) and " " in value for value in values)
 
 
 def cell(value: Any) -> str:

@@ -11,7 +11,7 @@ from store.audit import Change, Trail
 from store.database import Pool, PooledConnection, outages_named
 from store.field_error import FieldError
 
-_ID = re.compile(r"jwt_[A-Za-z0-9_-]{1,200}")
+_ID = re.compile(r"jwt_[0-9a-f]{20}")  # authz.issuer.principal_id
 _SELECT = """
 SELECT s.id, s.tenant_id, t.name AS tenant, s.suspended_at, s.created_at
 FROM subjects s JOIN tenants t ON t.id = s.tenant_id"""
@@ -54,7 +54,7 @@ async def suspend(pool: Pool, name: SubjectName, *, now: datetime, trail: Trail)
     Raises `FieldError` when it cannot be one, its tenant does not exist, or it is another tenant's.
     """
     if not _ID.fullmatch(name.id):
-        raise FieldError("subject", f"{name.id[:80]!r} is not like jwt_..., the id of a principal in the ledger")
+        raise FieldError("subject", f"{name.id[:80]!r} is no id like jwt_ and 20 hexadecimal digits, as in the ledger")
     with outages_named():
         async with pool.acquire() as connection, connection.transaction():
             if await connection.fetchval(_LOCK_TENANT, name.tenant_id) is None:

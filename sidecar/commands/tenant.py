@@ -193,5 +193,6 @@ def _fields(tenant: Tenant) -> list[tuple[str, Any]]:
 def _state(tenant: Tenant) -> str:
     if tenant.deleted_at is not None:
         return "deleted"
-    suspended = tenant.suspended_at is not None or tenant.organization_suspended_at is not None
-    return "suspended" if suspended else "active"
+    if tenant.suspended_at is not None:
+        return "suspended"
+    return "active" if tenant.organization_suspended_at is None else "suspended (its organization)"

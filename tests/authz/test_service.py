@@ -226,7 +226,7 @@ async def test_the_gateways_own_api_is_told_the_caller_in_a_signed_token_alone(c
     caller = read_caller(headers.pop("x-gateway-identity"), RING, NOON)
     assert caller is not None
     assert (caller.principal_id, caller.handle) == (STORED.id, HANDLE)
-    assert headers == {}
+    assert headers == {"x-gateway-client-address": "192.0.2.7"}
     assert answer.dynamic_metadata is None
 
 
@@ -301,11 +301,19 @@ async def test_a_refusal_is_told_with_its_status_and_body(
     assert KEY.text not in repr(credential)
 
 
-async def test_on_anthropics_path_the_refusal_is_anthropics(check: Checked) -> None:
+async def test_on_anthropics_path_the_answers_are_anthropics(check: Checked) -> None:
     answer = await check(path="/v1/messages", headers={"authorization": None})
     assert answer.denied_response is not None
     body = json.loads(answer.denied_response.body)
     assert (body["type"], body["error"]["type"]) == ("error", "authentication_error")
+    # Its SDKs look for the request's id there.
+    assert _headers(answer.denied_response.headers)["request-id"] == REQUEST_ID
+    allowed = await check(path="/v1/messages")
+    assert allowed.ok_response is not None
+    assert _headers(allowed.ok_response.response_headers_to_add) == {"request-id": REQUEST_ID}
+    elsewhere = await check()
+    assert elsewhere.ok_response is not None
+    assert not elsewhere.ok_response.response_headers_to_add
 
 
 async def test_what_is_written_down_of_a_refused_credential(check: Checked) -> None:

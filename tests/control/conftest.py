@@ -66,7 +66,7 @@ class Api:
         return {
             IDENTITY_HEADER: self.token(caller, **more),
             "x-request-id": REQUEST_ID,
-            "x-forwarded-for": "203.0.113.9, 192.0.2.1",
+            "x-gateway-client-address": "192.0.2.1",
         }
 
     @asynccontextmanager

@@ -228,13 +228,13 @@ def test_a_workload_from_its_name_to_its_end(shell: Shell) -> None:
 
 def test_a_subject_is_suspended_and_resumed(shell: Shell) -> None:
     assert "No subject was ever suspended" in shell.says("subject list")
-    assert "is suspended now" in shell.says("subject suspend jwt_0a1b --tenant search")
-    assert "was suspended already, at " in shell.says("subject suspend jwt_0a1b --tenant search")
-    assert "jwt_0a1b" in shell.says("subject list --tenant search")
-    done = shell.json("subject resume jwt_0a1b --tenant ten_a")
+    assert "is suspended now" in shell.says("subject suspend jwt_0a1b0a1b0a1b0a1b0a1b --tenant search")
+    assert "was suspended already, at " in shell.says("subject suspend jwt_0a1b0a1b0a1b0a1b0a1b --tenant search")
+    assert "jwt_0a1b0a1b0a1b0a1b0a1b" in shell.says("subject list --tenant search")
+    done = shell.json("subject resume jwt_0a1b0a1b0a1b0a1b0a1b --tenant ten_a")
     assert (done["changed"], done["state"]) == (True, "active")
-    assert "was not suspended" in shell.says("subject resume jwt_0a1b --tenant search")
-    assert [one["id"] for one in shell.json("subject list")] == ["jwt_0a1b"]
+    assert "was not suspended" in shell.says("subject resume jwt_0a1b0a1b0a1b0a1b0a1b --tenant search")
+    assert [one["id"] for one in shell.json("subject list")] == ["jwt_0a1b0a1b0a1b0a1b0a1b"]
     assert shell.actions() == ["subject.suspend", "subject.resume"]
 
 
@@ -259,8 +259,8 @@ def test_a_subject_is_suspended_and_resumed(shell: Shell) -> None:
         ("workload update none --clear-roles", ["workload", "none"]),
         ("workload delete none --yes", ["workload", "none"]),
         ("subject suspend key_a --tenant search", ["subject", "key_a", "jwt_"]),
-        ("subject suspend jwt_a --tenant nobody", ["tenant", "nobody"]),
-        ("subject resume jwt_a --tenant search", ["subject", "jwt_a"]),
+        ("subject suspend jwt_aaaaaaaaaaaaaaaaaaaa --tenant nobody", ["tenant", "nobody"]),
+        ("subject resume jwt_aaaaaaaaaaaaaaaaaaaa --tenant search", ["subject", "jwt_aaaaaaaaaaaaaaaaaaaa"]),
     ],
 )
 def test_what_cannot_be_done_is_one_line(shell: Shell, command: str, words: list[str]) -> None:

@@ -39,10 +39,10 @@ KEY = Principal(
     secrets=(Secret(hash=bytes(range(32))),),
 )
 WORKLOAD = Principal(id="wl_a", kind=PrincipalKind.WORKLOAD, tenant=TENANT, scopes=frozenset({Scope.MODELS_READ}))
-SUBJECT = Principal(id="jwt_a", kind=PrincipalKind.JWT, tenant=TENANT, scopes=frozenset())
+SUBJECT = Principal(id="jwt_aaaaaaaaaaaaaaaaaaaa", kind=PrincipalKind.JWT, tenant=TENANT, scopes=frozenset())
 BY_KEY = Handle(PrincipalKind.API_KEY, "7Kq2mWZp4TsB")
 BY_NAME = Handle(PrincipalKind.WORKLOAD, NAME)
-BY_TOKEN = Handle(PrincipalKind.JWT, "jwt_a", "ten_a")
+BY_TOKEN = Handle(PrincipalKind.JWT, "jwt_aaaaaaaaaaaaaaaaaaaa", "ten_a")
 EVERY_KIND = [(BY_KEY, KEY), (BY_NAME, WORKLOAD), (BY_TOKEN, SUBJECT)]
 KINDS = [principal.kind for _, principal in EVERY_KIND]
 
@@ -271,7 +271,7 @@ async def test_a_subject_is_suspended_in_its_own_tenant_only(filled: PostgresWor
     elsewhere = await found(filled.directory, BY_TOKEN._replace(tenant_id="ten_b"))
     assert not elsewhere.suspended
     # The version is the row's in any case, or a change of it would seem to be missing.
-    assert dict(elsewhere.versions)["subjects:jwt_a"] > 0
+    assert dict(elsewhere.versions)["subjects:jwt_aaaaaaaaaaaaaaaaaaaa"] > 0
 
 
 async def test_a_tokens_plan_stands_in_for_the_tenants(filled: PostgresWorld) -> None:

@@ -92,7 +92,10 @@ async def test_a_model_that_postgres_cannot_hold_is_written_all_the_same(pool: P
     assert found.admission.model == "a\N{REPLACEMENT CHARACTER}b"
 
 
-@pytest.mark.parametrize("statement", ["UPDATE inference_requests SET status = 1", "DELETE FROM inference_requests"])
+@pytest.mark.parametrize(
+    "statement",
+    ["UPDATE inference_requests SET status = 1", "DELETE FROM inference_requests", "TRUNCATE inference_requests"],
+)
 async def test_what_is_written_cannot_be_changed(pool: Pool, statement: str) -> None:
     await ledger.write(pool, [usage_record()])
     with pytest.raises(asyncpg.RaiseError, match="append-only"):

@@ -14,7 +14,7 @@ from store.field_error import FieldError
 from store.subjects import SubjectName
 from tests.support.identity_rows import NOON, TRAIL, add_tenant, audited
 
-NAME = SubjectName(tenant_id="ten_a", id="jwt_a")
+NAME = SubjectName(tenant_id="ten_a", id="jwt_aaaaaaaaaaaaaaaaaaaa")
 LATER = NOON + timedelta(hours=1)
 
 
@@ -43,8 +43,8 @@ async def test_a_subject_that_nobody_has_seen_is_suspended_and_resumed(pool: Poo
     assert (done.changed, done.subject.suspended_at) == (True, None)
     assert not await suspended(pool)
     assert [(row["action"], row["subject"], row["tenant_id"]) for row in await audited(pool)] == [
-        ("subject.suspend", "subject:jwt_a", "ten_a"),
-        ("subject.resume", "subject:jwt_a", "ten_a"),
+        ("subject.suspend", "subject:jwt_aaaaaaaaaaaaaaaaaaaa", "ten_a"),
+        ("subject.resume", "subject:jwt_aaaaaaaaaaaaaaaaaaaa", "ten_a"),
     ]
     row, _ = await audited(pool)
     assert (row["before"], row["after"]) == ({"suspended_at": None}, {"suspended_at": "2026-01-01T12:00:00Z"})
@@ -81,8 +81,10 @@ async def test_a_subject_of_another_tenant_is_not_known(pool: Pool) -> None:
     await add_tenant(pool, "ten_b", name="other")
     await subjects.suspend(pool, NAME, now=NOON, trail=TRAIL)
     elsewhere = SubjectName(tenant_id="ten_b", id=NAME.id)
-    await refused(subjects.suspend(pool, elsewhere, now=NOON, trail=TRAIL), "subject", "jwt_a", "ten_b")
-    await refused(subjects.resume(pool, elsewhere, trail=TRAIL), "subject", "jwt_a", "ten_b")
+    await refused(
+        subjects.suspend(pool, elsewhere, now=NOON, trail=TRAIL), "subject", "jwt_aaaaaaaaaaaaaaaaaaaa", "ten_b"
+    )
+    await refused(subjects.resume(pool, elsewhere, trail=TRAIL), "subject", "jwt_aaaaaaaaaaaaaaaaaaaa", "ten_b")
     assert await suspended(pool)
 
 
@@ -96,6 +98,6 @@ async def test_what_is_no_subject(pool: Pool, name: str) -> None:
 async def test_what_does_not_exist_is_named(pool: Pool) -> None:
     await add_tenant(pool, "ten_gone", deleted=True)
     for tenant in ("ten_none", "ten_gone"):
-        name = SubjectName(tenant_id=tenant, id="jwt_a")
+        name = SubjectName(tenant_id=tenant, id="jwt_aaaaaaaaaaaaaaaaaaaa")
         await refused(subjects.suspend(pool, name, now=NOON, trail=TRAIL), "tenant", tenant)
-    await refused(subjects.resume(pool, NAME, trail=TRAIL), "subject", "jwt_a")
+    await refused(subjects.resume(pool, NAME, trail=TRAIL), "subject", "jwt_aaaaaaaaaaaaaaaaaaaa")

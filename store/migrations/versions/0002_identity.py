@@ -112,6 +112,11 @@ _APPEND_ONLY = """
 CREATE TRIGGER audit_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON audit
 FOR EACH STATEMENT EXECUTE FUNCTION refuse_audit_change()"""
 
+# A TRUNCATE passed the trigger for statements that change rows.
+_LEDGER_NOT_EMPTIED = """
+CREATE TRIGGER inference_requests_not_emptied BEFORE TRUNCATE ON inference_requests
+FOR EACH STATEMENT EXECUTE FUNCTION refuse_ledger_change()"""
+
 # A version is never given twice, and a row's versions rise: its lock is held when the trigger draws one.
 _VERSION = """
 CREATE FUNCTION set_identity_version() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -175,7 +180,14 @@ WHERE plans.name = shipped.name
 def upgrade() -> None:
     for statement in (*_COLUMNS, _ROLES, _WORKLOADS, _SUBJECTS, _KEY_USES, _SIGNING_KEYS, _AUDIT, _AUDIT_INDEX):
         op.execute(statement)
-    for statement in (_REFUSE_CHANGE, _APPEND_ONLY, "CREATE SEQUENCE identity_version", _VERSION, _ANNOUNCE):
+    for statement in (
+        _REFUSE_CHANGE,
+        _APPEND_ONLY,
+        _LEDGER_NOT_EMPTIED,
+        "CREATE SEQUENCE identity_version",
+        _VERSION,
+        _ANNOUNCE,
+    ):
         op.execute(statement)
     for table, name in _VERSIONED.items():
         op.execute(f"ALTER TABLE {table} ADD version bigint NOT NULL DEFAULT 0")
