@@ -41,12 +41,13 @@ class CacheLimits:
     """How much is remembered, and for how long, in seconds.
 
     A copy is used up to `ttl`, and read anew ahead of time from `refresh` on. While the directory is out, a known
-    principal goes on until its copy is `stale` seconds old. Unknown handles have their own room, so that guessing does
-    not push out who is known.
+    principal goes on until its copy is `stale` seconds old; so it does when an answer takes longer than `patience`.
+    Unknown handles have their own room, so that guessing does not push out who is known.
     """
 
     ttl: float = 4.0
     refresh: float = 2.0
+    patience: float = 0.2
     stale: float = 300.0
     capacity: int = 100_000
     unknown_capacity: int = 20_000
@@ -93,6 +94,10 @@ class CachedDirectory:
         if self._now() < self._out_until:
             return self._last_known(handle)
         flight = self._flights.get(handle) or self._fly(handle)
+        if self._may_go_on(handle):
+            await asyncio.wait({flight}, timeout=self._limits.patience)
+            if not flight.done():
+                return self._last_known(handle)
         # Shielded: a caller that leaves must not end the flight of the others.
         return await asyncio.shield(flight)
 
@@ -164,6 +169,11 @@ class CachedDirectory:
             return False
         # A row that is not there was deleted, if the question came after the announcement; or it was not there yet.
         return version != _ABSENT or heard < floor.number
+
+    def _may_go_on(self, handle: Handle) -> bool:
+        """Whether there is a copy that an outage would let its principal go on with."""
+        entry = self._known.get(handle)
+        return entry is not None and not entry.outdated and self._now() - entry.read_at <= self._limits.stale
 
     def _last_known(self, handle: Handle) -> Principal | None:
         entry = self._known.get(handle)

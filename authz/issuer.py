@@ -20,6 +20,13 @@ _MAX_TEXT = 255  # OpenID Connect Core section 2: a subject has at most as many 
 _ID_DIGITS = 20
 
 
+_EXTRAORDINARY = frozenset(
+    (Scope.ADMIN, Scope.KEYS_READ, Scope.KEYS_WRITE, Scope.MODELS_WRITE, Scope.CLUSTER_READ, Scope.CLUSTER_WRITE)
+)
+ORDINARY_SCOPES = tuple(scope.value for scope in Scope if scope not in _EXTRAORDINARY)
+"""What a token's claim may give unless the operator says otherwise."""
+
+
 class Flaw(Enum):
     """What is wrong with a token. For the operator's metrics: the caller is told the same text for all but the last."""
 
@@ -41,7 +48,8 @@ class Issuer:
 
     `issuer` is the exact `iss`. `keys` is a JWK Set, for one without `jwks_url`. A claim is named by its whole name or,
     inside of others, by a dotted path such as `realm_access.roles`. The tenant is the fixed `tenant`, or the claim's
-    value, translated by `tenants` where that is given.
+    value, translated by `tenants` where that is given. Scopes beyond `allowed_scopes` give nothing: names like `admin`
+    are common, and may have been meant for another service.
     """
 
     issuer: str
@@ -57,6 +65,7 @@ class Issuer:
     scopes_claim: str = "scope"
     roles_claim: str | None = None
     plan_claim: str | None = None
+    allowed_scopes: tuple[str, ...] = ORDINARY_SCOPES
 
     def __post_init__(self) -> None:
         for name, check in _CHECKS.items():
@@ -113,7 +122,7 @@ def read_claims(issuer: Issuer, claims: Mapping[str, Any]) -> VerifiedToken | Fl
     name = principal_id(issuer.issuer, subject, tenant_id)
     return VerifiedToken(
         handle=Handle(PrincipalKind.JWT, name, tenant_id, plan, tuple(sorted(roles))),
-        scopes=known(scopes),
+        scopes=known(scopes & set(issuer.allowed_scopes)),
         issuer=issuer.issuer,
         subject=subject,
         expires_at=datetime.fromtimestamp(claims["exp"], UTC),
@@ -174,7 +183,8 @@ def _text(value: Any) -> str | None:
 
 def _names(value: Any) -> frozenset[str] | None:
     """The names in a list or in a text with spaces between them; none when there is no value, None when it is wrong."""
-    names = value.split() if isinstance(value, str) else [] if value is None else value
+    # RFC 6749 section 3.3: U+0020 alone parts them; `str.split()` would take other spaces, too.
+    names = [name for name in value.split(" ") if name] if isinstance(value, str) else [] if value is None else value
     if not isinstance(names, list) or any(_text(name) is None for name in names):
         return None
     return frozenset(names)
@@ -243,6 +253,11 @@ def _tenants_fault(issuer: Issuer) -> str:
     return "" if all(_text(tenant_id) for tenant_id in issuer.tenants.values()) else "must lead to ids of tenants"
 
 
+def _allowed_scopes_fault(issuer: Issuer) -> str:
+    wrong = [name for name in issuer.allowed_scopes if not known((name,))]
+    return f"{wrong[0]!r} is no scope" if wrong else ""
+
+
 def _text_fault(name: str) -> Callable[[Issuer], str]:
     def fault(issuer: Issuer) -> str:
         value = getattr(issuer, name)
@@ -260,4 +275,5 @@ _CHECKS: dict[str, Callable[[Issuer], str]] = {
     "keys": _keys_fault,
     "leeway_seconds": _leeway_fault,
     "tenants": _tenants_fault,
+    "allowed_scopes": _allowed_scopes_fault,
 }

@@ -33,6 +33,7 @@ class RefusedCredential:
     request_id: str
     method: str
     path: str
+    """Of the route, `/v1/sessions/{id}`: what a caller writes in its place could be anything."""
 
 
 class Observer(Protocol):
@@ -152,5 +153,5 @@ def _credential(
         address=request.address,
         request_id=request.request_id,
         method=request.method,
-        path=request.path,
+        path=routes.at(request.target)[0].path,
     )

@@ -5,14 +5,12 @@ trail refuses the change, and a crash in between leaves a row of a change that n
 leave a change that nobody wrote down.
 """
 
-import asyncio
-
 from fastapi import Request
 
 from authz.identity_token import Caller
 from control.errors import REQUEST_ID_HEADER, Now
 from store.audit import Actor, Change, append_all
-from store.database import Pool, outages_named
+from store.database import Pool, within
 
 ADDRESS_HEADER = "x-gateway-client-address"
 _UNKNOWN = "unknown"
@@ -31,9 +29,7 @@ class Journal:
     async def write(self, request: Request, caller: Caller, change: Change) -> None:
         """Write one change; raises `DatabaseOutage`, and then nothing may be changed."""
         entry = (actor(request, caller), self._now(), change)
-        with outages_named():
-            async with asyncio.timeout(_PATIENCE_SECONDS):
-                await append_all(self._pool, [entry], pepper=self._pepper)
+        await within(_PATIENCE_SECONDS, append_all(self._pool, [entry], pepper=self._pepper))
 
 
 def actor(request: Request, caller: Caller) -> Actor:

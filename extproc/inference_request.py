@@ -3,6 +3,7 @@
 Only the fields that the gateway acts on are looked at; all others pass to the Router as they are.
 """
 
+import json
 import re
 from typing import Annotated, Any
 
@@ -155,3 +156,17 @@ def _invalid(text: str) -> Refusal:
 
 def _in_words(problem: str) -> str:
     return (problem[:1].lower() + problem[1:]).replace("`", "")
+
+
+def says_twice(body: bytes, name: str) -> bool:
+    """Whether the body, which is valid, has the name twice, in whatever case: its reader may take the other one."""
+    names: list[str] = []
+
+    def note(pairs: list[tuple[str, Any]]) -> None:
+        names[:] = [name for name, _ in pairs]  # the outermost object is told last
+
+    try:
+        json.loads(body, object_pairs_hook=note)
+    except (ValueError, RecursionError):
+        return True
+    return sum(one.casefold() == name for one in names) > 1

@@ -90,8 +90,8 @@ class ExternalProcessor:
         grant, arrival = grants.decode(grant_text), arrivals.decode(arrival_text)
         dialect = routes.dialect_of(arrival.path)
         request = inference_request.validate(message.request_body.body, dialect)
-        if isinstance(request, InferenceRequest) and not model_pattern.allows(grant.models, request.model):
-            request = Refusal(reason=Reason.MODEL_NOT_ALLOWED, param="model", details={"model": request.model})
+        if grant.models and isinstance(request, InferenceRequest):
+            request = _refused_model(grant, request, message.request_body.body) or request
         if isinstance(request, Refusal):
             return self._refused(request, arrival), None, None
         admission = admissions.admit(grant, arrival, request, now_ms=self._now_ms())
@@ -135,6 +135,14 @@ class ExternalProcessor:
 
     def _now_ms(self) -> int:
         return int(self._now() * _MS_PER_SECOND)
+
+
+def _refused_model(grant: Grant, request: InferenceRequest, body: bytes) -> Refusal | None:
+    if not model_pattern.allows(grant.models, request.model):
+        return Refusal(reason=Reason.MODEL_NOT_ALLOWED, param="model", details={"model": request.model})
+    if inference_request.says_twice(body, "model"):
+        return Refusal(reason=Reason.INVALID_BODY, param="model", message="The field 'model' stands there twice.")
+    return None
 
 
 def _exceeded(exceeded: Exceeded) -> Refusal:

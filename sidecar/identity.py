@@ -99,7 +99,7 @@ class Identity:
     async def finish(self) -> None:
         """Write what waits, if Postgres and Redis take it now."""
         with contextlib.suppress(DatabaseOutage):
-            await self.refused.flush()
+            await self.refused.flush(everything=True)
             await self.uses.flush(self.pool)
         await self.guard.drain()
 

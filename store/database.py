@@ -2,14 +2,16 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
-from typing import Any, TypeAlias
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from typing import Any, TypeAlias, TypeVar
 
 import asyncpg
 
 Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 PooledConnection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
+
+T = TypeVar("T")
 
 CONNECT_SECONDS = 5.0
 COMMAND_SECONDS = 10.0
@@ -33,6 +35,28 @@ def outages_named() -> Iterator[None]:
         raise DatabaseOutage(f"the database has another schema ({error}); run: inference-gateway migrate") from error
     except _DRIVER_ERRORS as error:
         raise DatabaseOutage(f"the database cannot be used: {_one_line(error)}") from error
+
+
+async def within(seconds: float, work: Coroutine[Any, Any, T]) -> T:
+    """The outcome of the work; raises `DatabaseOutage` when it takes longer.
+
+    It is not waited for then: the driver, cancelled, asks a server that hangs to cancel as well, and waits for that.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait({task}, timeout=seconds)
+    finally:
+        if not task.done():
+            task.cancel()
+            task.add_done_callback(_leave)
+    if task.cancelled() or not task.done():
+        raise DatabaseOutage(f"the database did not answer within {seconds:g} s")
+    return task.result()
+
+
+def _leave(task: asyncio.Task[Any]) -> None:
+    if not task.cancelled():
+        task.exception()  # marks it as seen
 
 
 async def connect(dsn: str, **options: Any) -> Connection:

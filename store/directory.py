@@ -4,7 +4,6 @@
 `Principal` is made of was true at one moment. `store.identity_listener` tells when that has changed.
 """
 
-import asyncio
 import json
 from collections.abc import Iterable
 
@@ -14,7 +13,7 @@ import msgspec
 from authz.directory import DirectoryOutage
 from authz.principal import Handle, Metering, Principal, PrincipalKind, Secret, Tenant
 from authz.scope import Scope, known
-from store.database import DatabaseOutage, Pool, outages_named
+from store.database import DatabaseOutage, Pool, outages_named, within
 from store.limits import decode_limits, effective_limits
 
 DEADLINE_SECONDS = 2.0
@@ -86,8 +85,7 @@ class PostgresDirectory:
 
     async def _row(self, query: str, *values: object) -> asyncpg.Record | None:
         with outages_named():
-            async with asyncio.timeout(self._deadline):
-                row: asyncpg.Record | None = await self._pool.fetchrow(query, *values)
+            row: asyncpg.Record | None = await within(self._deadline, self._pool.fetchrow(query, *values))
         return row
 
 

@@ -4,12 +4,14 @@ A script runs alone: a session is made either before all of its principal's are 
 The record of a session ends by itself; an index names those of a principal. Both are in the principal's shard.
 """
 
+import hmac
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import msgspec
 
+from authz.derived_key import derived_key
 from authz.session import MAX_SESSIONS_PER_PRINCIPAL, Session, SessionOutage, SessionToken, keyed_hash
 from quota.pipe import Argument, RedisPipe
 from quota.redis import shard_of
@@ -21,6 +23,7 @@ _LIST, _REVOKE = load("session_list", "store"), load("session_revoke", "store")
 _ENCODER = msgspec.json.Encoder()
 _DECODER = msgspec.json.Decoder(Session)
 _FIELDS = 4
+_SEAL_BYTES = 32
 _ALL = ""
 
 
@@ -40,7 +43,7 @@ class RedisSessions:
         keys = [_records(shard) + found, _indexes(shard) + session.principal_id]
         lifetime_ms = session.expires_ms - session.created_ms
         arguments: list[Argument] = [
-            *(_member(token, found), _ENCODER.encode(session), session.principal_id),
+            *(_member(token, found), self._sealed(found, session), session.principal_id),
             *(lifetime_ms, session.idle_ms, MAX_SESSIONS_PER_PRINCIPAL),
         ]
         return bool(await self._run(_CREATE, keys, arguments))
@@ -50,7 +53,11 @@ class RedisSessions:
         found = self._hash(token)
         keys = [_records(token.shard) + found]
         answer = await self._run(_FIND, keys, [_member(token, found), _indexes(token.shard)])
-        return None if answer is None else _session(answer)
+        if answer is None or not hmac.compare_digest(
+            answer[0][:_SEAL_BYTES], self._seal(found, answer[0][_SEAL_BYTES:])
+        ):
+            return None
+        return _session(answer)
 
     async def list_of(self, principal_id: str) -> list[Session]:
         """See `Sessions.list_of`."""
@@ -77,6 +84,14 @@ class RedisSessions:
         except QuotaOutage as error:
             raise SessionOutage(str(error)) from error
 
+    def _sealed(self, found: str, session: Session) -> bytes:
+        text = _ENCODER.encode(session)
+        return self._seal(found, text) + text
+
+    def _seal(self, found: str, text: bytes) -> bytes:
+        """Whoever can write Redis, and has not the pepper, makes no session and moves none to another token."""
+        return hmac.digest(derived_key(self._pepper, "session-record"), found.encode() + text, "sha256")
+
     def _hash(self, token: SessionToken) -> str:
         return keyed_hash(token, self._pepper).hex()
 
@@ -97,7 +112,7 @@ def _session(answer: Sequence[Any]) -> Session | None:
     """The stored session at its true times; None when a newer or older gateway wrote it and it cannot be read."""
     text, created_ms, expires_ms, last_used_ms = answer
     try:
-        stored = _DECODER.decode(text)
+        stored = _DECODER.decode(text[_SEAL_BYTES:])
     except msgspec.DecodeError:
         return None
     return replace(stored, created_ms=created_ms, expires_ms=expires_ms, last_used_ms=last_used_ms)

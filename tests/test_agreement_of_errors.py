@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+import tests.wire.first_import  # noqa: F401 - before extproc.wire
 from authz import error_body
 from authz.refusal import Reason, Refusal
 from authz.routes import ROUTES, Dialect

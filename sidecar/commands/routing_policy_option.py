@@ -8,6 +8,7 @@ import typer
 from store.field_error import FieldError
 
 FIELD = "--routing-policy"
+_LONGEST = 64 * 1024
 
 Policy = Annotated[
     str | None,
@@ -21,7 +22,8 @@ def read_policy(given: str | None) -> str | None:
         return given
     path = Path(given.removeprefix("@"))
     try:
-        return path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8") as file:
+            return file.read(_LONGEST)  # of a device there is no end
     except OSError as error:
         raise FieldError(FIELD, f"cannot read {path}: {error.strerror}") from None
     except ValueError:  # not UTF-8, or a name that no file can have

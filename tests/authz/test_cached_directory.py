@@ -305,6 +305,20 @@ async def test_an_outage_is_not_waited_for_by_every_request(
     assert await cached.find(K) is SECOND
 
 
+async def test_who_is_known_does_not_wait_long_for_a_directory_that_hangs(clock: Seconds) -> None:
+    slow = SlowDirectory()
+    cached = CachedDirectory(slow, now=clock, limits=replace(LIMITS, patience=0.01))
+    [caller] = await _asked(cached, slow)
+    slow.questions[0].set_result(FIRST)
+    await caller
+    clock.at += LIMITS.ttl + 1
+    assert await cached.find(K) is FIRST
+    assert len(slow.questions) == 2
+    assert not slow.questions[1].done()
+    slow.questions[1].set_result(SECOND)
+    await until(lambda: cached.held(K) == (True, SECOND))
+
+
 async def test_who_has_changed_does_not_go_on_in_an_outage(cached: CachedDirectory, directory: MemoryDirectory) -> None:
     await cached.find(K)
     cached.announce("api_keys:k:2")  # a revocation, perhaps

@@ -133,8 +133,19 @@ def test_claims_lead_to_a_handle() -> None:
     assert (token.issuer, token.subject, token.expires_at) == ("https://id.example", "u", NOON)
 
 
-def test_scopes_may_be_a_list_and_admin_is_one() -> None:
-    assert _read(scope=["admin", "profile"]).scopes == {Scope.ADMIN}
+def test_scopes_may_be_a_list() -> None:
+    assert _read(scope=["usage:read", "profile"]).scopes == {Scope.USAGE_READ}
+
+
+@pytest.mark.parametrize("scope", ["admin", "keys:write", "cluster:write", "models:write"])
+def test_a_claim_gives_the_great_scopes_only_where_the_operator_says_so(scope: str) -> None:
+    assert _read(scope=f"models:read {scope}").scopes == {Scope.MODELS_READ}
+    assert _read(_issuer(allowed_scopes=("admin", scope)), scope=f"models:read {scope}").scopes == {Scope(scope)}
+
+
+def test_only_a_space_parts_scopes() -> None:
+    assert read_claims(_issuer(), {**CLAIMS, "scope": "models:read\u00a0usage:read"}) is Flaw.CLAIMS
+    assert _read(scope="models:read  usage:read").scopes == {Scope.MODELS_READ, Scope.USAGE_READ}
 
 
 def test_claims_have_the_names_of_the_settings() -> None:
@@ -142,6 +153,7 @@ def test_claims_have_the_names_of_the_settings() -> None:
         tenant_claim="https://acme.example/tenant",
         subject_claim="client.id",
         scopes_claim="scp",
+        allowed_scopes=("keys:read",),
         roles_claim="realm_access.roles",
         plan_claim="plan",
     )

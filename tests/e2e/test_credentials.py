@@ -150,6 +150,9 @@ async def test_what_a_key_may_do_is_its_own(gateway: Gateway) -> None:
     async with small.client(gateway) as client:
         for model, expected in {"small": "200", "mini-2": "200", "large": "model_not_allowed"}.items():
             assert await code(client, json={**callers.INFER, "model": model}) == expected
+        ambiguous = b'{"input": "x", "model": "small", "Model": "large"}'
+        answer = await client.post("/v1/infer", headers={"content-type": "application/json"}, content=ambiguous)
+        assert answer.json()["error"]["param"] == "model"
     elsewhere = await callers.key(gateway, tenant, networks=("203.0.113.0/24",))
     async with elsewhere.client(gateway) as client:
         assert await code(client) == "network_not_allowed"
@@ -209,7 +212,8 @@ async def test_an_issuer_rotates_its_keys_goes_down_and_comes_back(gateway: Gate
         issuer.add_key()
         after = _signed(issuer, tenant)
         # Unknown keys are fetched at most once an interval, by each worker.
-        await until(lambda: passes(after))
+        async with gateway.client(headers={"authorization": f"Bearer {after}"}) as renewed:
+            await everywhere(renewed, "200")
         assert await passes(before)
         issuer.down()
         try:

@@ -141,6 +141,7 @@ async def test_a_wrong_key_is_anthropics_authentication_error(gateway: Gateway) 
         with pytest.raises(anthropic.AuthenticationError) as caught:
             await sdk.messages.create(model="m", messages=MESSAGES, max_tokens=5)
     _checked(caught.value, "authentication_error", "invalid_api_key")
+    assert caught.value.request_id == caught.value.response.headers["x-request-id"]
 
 
 @pytest.mark.parametrize("limit", [requests_per_minute(1), tokens_per_day(130)], ids=lambda limit: limit.name)

@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import asyncpg
 import httpx
+import psutil
 import pytest
 
 from authz import api_key
@@ -154,3 +155,22 @@ async def test_while_postgres_is_away_the_known_go_on_and_the_unknown_are_not_ca
             assert await code(client) == "missing_credentials"
         gateway.start_postgres()
         await _everywhere(gateway, Caller(tenant=unknown, headers=unknown.headers), "200")
+        await _postgres_hangs(gateway, callers_known)
+
+
+async def _postgres_hangs(gateway: Gateway, known: list[Caller]) -> None:
+    """A server that is there and says nothing, which is worse than one that is gone."""
+    new = await gateway.tenant()
+    server = psutil.Process(gateway.children["postgres"].pid)
+    processes = [server, *server.children(recursive=True)]
+    for process in processes:
+        process.suspend()
+    try:
+        for caller in known:
+            await _everywhere(gateway, caller, "200")
+        async with gateway.client(new) as client:
+            assert await code(client) == "identity_unavailable"
+    finally:
+        for process in processes:
+            process.resume()
+    await _everywhere(gateway, Caller(tenant=new, headers=new.headers), "200")

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from authz import error_body
 from authz.refusal import Reason, Refusal
 from authz.routes import Dialect
+from extproc import inference_request
 from extproc.inference_request import InferenceRequest, validate
 
 CHAT: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
@@ -361,3 +362,18 @@ def test_of_a_field_that_comes_twice_the_last_counts_as_for_most_readers() -> No
     found = _valid(b'{"model":"a","input":"x","model":"b","max_tokens":5,"max_tokens":9}', Dialect.INFER)
     assert (found.model, found.max_output_tokens) == ("b", 9)
     assert msgspec.json.decode(b'{"model":"a","model":"b"}') == json.loads(b'{"model":"a","model":"b"}')
+
+
+@pytest.mark.parametrize(
+    ("body", "twice"),
+    [
+        (b'{"model": "a", "x": {"model": "b", "Model": 1}}', False),
+        (b'{"model": "a", "model": "a"}', True),
+        (b'{"model": "a", "Model": "b"}', True),
+        (b'{"MODEL": "a", "messages": [{"model": 1}], "mo\\u0064el": "b"}', True),
+        (b'{"messages": [{"model": 1}], "model": "b"}', False),
+        (b"[" * 100_000, True),
+    ],
+)
+def test_a_name_that_stands_there_twice_is_seen_however_it_is_spelled(body: bytes, *, twice: bool) -> None:
+    assert inference_request.says_twice(body, "model") is twice

@@ -13,7 +13,15 @@ from redis.asyncio import Redis
 
 from authz.principal import Handle, PrincipalKind
 from authz.scope import Scope
-from authz.session import MAX_SESSIONS_PER_PRINCIPAL, Session, SessionOutage, Sessions, SessionToken, generate
+from authz.session import (
+    MAX_SESSIONS_PER_PRINCIPAL,
+    Session,
+    SessionOutage,
+    Sessions,
+    SessionToken,
+    generate,
+    keyed_hash,
+)
 from quota.pipe import RedisPipe
 from quota.redis import shard_of
 from store.sessions import RedisSessions
@@ -23,6 +31,7 @@ from tests.support.memory_sessions import MemorySessions
 from tests.support.values import NOON_MS, Clock
 
 PEPPER = b"p" * 32
+SEAL_BYTES = 32
 MINE, THEIRS = "key_mine", "jwt_theirs"
 INDEX = f"igw1:{{{shard_of(MINE):02}}}:sessions:{MINE}"
 
@@ -372,6 +381,20 @@ async def test_redis_holds_neither_the_token_nor_its_secret(redis: Redis, over_r
     assert secret not in stored
 
 
+async def test_whoever_writes_redis_makes_no_session_and_moves_none(redis: Redis, over_redis: RedisWorld) -> None:
+    token, session = _made()
+    thief, poor = _made()
+    for one, of in ((token, session), (thief, poor)):
+        assert await over_redis.sessions.create(one, of)
+    [key] = [key for key in await _keys(redis) if key.endswith(f":{keyed_hash(token, PEPPER).hex()}")]
+    [mine] = [key for key in await _keys(redis) if key.endswith(f":{keyed_hash(thief, PEPPER).hex()}")]
+    right: Any = await redis.hget(key, "session")
+    for forged in (right.replace(b"api_key", b"APIkey_"), right[SEAL_BYTES:], b"", right):
+        await redis.hset(mine, "session", forged)
+        assert await over_redis.sessions.find(thief) is None
+    assert await over_redis.sessions.find(token) is not None
+
+
 async def test_another_pepper_opens_nothing(redis: Redis, over_redis: RedisWorld) -> None:
     token, session = _made()
     await over_redis.sessions.create(token, session)
@@ -390,8 +413,9 @@ async def test_a_session_that_cannot_be_read_is_none(redis: Redis, over_redis: R
     token, session = _made()
     await over_redis.sessions.create(token, session)
     record = next(key for key in await _keys(redis) if ":session:" in key)
-    known = msgspec.json.decode(await redis.hget(record, "session") or b"")
-    await redis.hset(record, "session", msgspec.json.encode({**known, "claimed_scopes": ["of:tomorrow"]}))
+    known = msgspec.json.decode((await redis.hget(record, "session") or b"")[SEAL_BYTES:])
+    text = msgspec.json.encode({**known, "claimed_scopes": ["of:tomorrow"]})
+    await redis.hset(record, "session", over_redis.sessions._seal(keyed_hash(token, PEPPER).hex(), text) + text)
     assert await over_redis.sessions.find(token) is None
     assert await over_redis.sessions.list_of(MINE) == []
     assert await over_redis.sessions.revoke(MINE, token.id)
