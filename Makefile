@@ -34,7 +34,7 @@ format: $(INSTALLED) ## Format and fix what can be fixed
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-bench: $(INSTALLED) ## Print the table of costs and write bench.json (3 minutes at most)
+bench: $(INSTALLED) ## Print the table of costs and write bench.json (5 minutes at most)
 	@$(BIN)/python -m tests.bench
 
 lock: ## Resolve pyproject.toml into requirements.lock
