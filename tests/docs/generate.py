@@ -57,7 +57,8 @@ SECTIONS: tuple[tuple[str, str, type[BaseSettings], type[BaseSettings] | None], 
     (
         "The administrative commands",
         (
-            "`inference-gateway migrate`, `tenant`, `key` and `usage`. Without `DATABASE_URL` they read `admin.env` in "
+            "`inference-gateway migrate`, `organization`, `tenant`, `plan`, `role`, `key`, `workload`, `subject`, "
+            "`signing-key`, `audit` and `usage`. Without `DATABASE_URL` they read `admin.env` in "
             "`GATEWAY_STATE` (`.run`), which a running `inference-gateway up` writes."
         ),
         StoreSettings,
@@ -227,7 +228,7 @@ def _bounds(field: FieldInfo) -> str:
 def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "required"
-    if field.default is None or field.default_factory is not None:
+    if field.default is None or field.default == () or field.default_factory is not None:
         return ""  # made at the start; the description says of what
     return f"`{field.default}`"
 

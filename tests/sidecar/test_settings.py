@@ -153,3 +153,26 @@ def test_settings_cannot_be_changed(env: pytest.MonkeyPatch) -> None:
     del env
     with pytest.raises(ValidationError):
         Settings().workers = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("text", "origins"),
+    [
+        ("", ()),
+        ("https://app.example", ("https://app.example",)),
+        ("https://app.example, http://localhost:3000,", ("https://app.example", "http://localhost:3000")),
+    ],
+)
+def test_browser_origins_are_parted_by_commas(
+    monkeypatch: pytest.MonkeyPatch, text: str, origins: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("GATEWAY_CORS_ORIGINS", text)
+    assert UpSettings().cors_origins == origins
+
+
+@pytest.mark.parametrize("text", ["*", "app.example", "https://app.example/", '["https://app.example"]'])
+def test_what_is_no_origin_is_refused_by_the_name_of_the_variable(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("GATEWAY_CORS_ORIGINS", text)
+    with pytest.raises(ValidationError) as caught:
+        UpSettings()
+    assert any("GATEWAY_CORS_ORIGINS" in line for line in complaints(caught.value))
