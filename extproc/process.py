@@ -84,7 +84,7 @@ class ExternalProcessor:
     async def _admit(self, message: Any) -> tuple[bytes, Admission | None, InlineResponse | None]:
         grant_text, arrival_text = wire.grant_and_arrival(message)
         if not grant_text:
-            # ext_authz did not run for this request. Nothing in the shipped configuration leads here.
+            # ext_authz did not run for this request: an HTTP/2 CONNECT, which matches no route of a path.
             refusal = Refusal(reason=Reason.MISSING_CREDENTIALS)
             return self._refused(refusal, None), None, None
         grant, arrival = grants.decode(grant_text), arrivals.decode(arrival_text)

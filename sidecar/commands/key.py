@@ -226,6 +226,8 @@ def _rotated(done: Rotation, now: datetime) -> list[str]:
     key = done.key
     former = "ended now" if key.previous_expires_at is None else f"works until {cell(key.previous_expires_at)}"
     lines = [f"This is shown once: keep it now. Its id is still {key.id}; the former key {former}."]
+    if key.previous_expires_at is None:
+        lines.append("Sessions that were made of it go on; end them with the new key: DELETE /v1/sessions.")
     if done.cut_short is not None:
         lines.append(f"The key before that one, which had until {cell(done.cut_short)}, has ended now.")
     if (state := key.state(now)) is not KeyState.ACTIVE:

@@ -188,6 +188,7 @@ def test_a_second_rotation_says_what_it_cuts_short(shell: Shell) -> None:
     assert at_once["previous_expires_at"] is None
     [current] = shell.principal(made["id"]).secrets
     assert current.hash == keyed_hash(at_once["key"], PEPPER.encode())
+    assert "DELETE /v1/sessions" in shell.run(f"key rotate {made['id']} --overlap 0").stderr
 
 
 def test_a_rotation_of_a_key_that_opens_nothing_says_so(shell: Shell) -> None:
