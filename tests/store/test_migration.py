@@ -3,12 +3,18 @@
 import asyncio
 
 import pytest
+from alembic import command
+from sqlalchemy import Connection
 
+from authz.api_key import generate, keyed_hash
+from authz.principal import Handle, PrincipalKind
+from authz.scope import Scope
 from extproc.lifecycle import FINAL, State
 from extproc.record import UsageSource
 from quota.limit import Limit, Unit, Window, concurrent_requests, requests_per_minute, tokens_per_day
-from store import plans
+from store import migration, plans
 from store.database import DatabaseOutage, Pool, connect, opened
+from store.directory import PostgresDirectory
 from store.migration import MigrationError, current, migrate, newest
 
 
@@ -77,3 +83,37 @@ async def test_a_bad_address_is_named_without_its_password(dsn: str) -> None:
         await migrate(dsn)
     assert "hidden" not in str(raised.value)
     assert raised.value.__cause__ is None
+
+
+async def _to_first_revision(dsn: str) -> None:
+    def upgrade(connection: Connection) -> None:
+        config = migration._config()
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+
+    async with migration._connected(dsn) as connection, connection.begin():
+        await connection.run_sync(upgrade)
+
+
+async def test_a_database_in_use_comes_along(empty_database: str) -> None:
+    await _to_first_revision(empty_database)
+    key = generate("test")
+    async with opened(empty_database) as pool:
+        await pool.execute("INSERT INTO organizations (id, name) VALUES ('org_a', 'a')")
+        await pool.execute(
+            "INSERT INTO tenants (id, organization_id, name, plan) VALUES ('ten_a', 'org_a', 'a', 'free')"
+        )
+        await pool.execute(
+            "INSERT INTO api_keys (id, tenant_id, name, tag, hash) VALUES ($1, 'ten_a', 'n', 'test', $2)",
+            key.id,
+            keyed_hash(key.text, b"p"),
+        )
+        await pool.execute("UPDATE plans SET limits = '[]' WHERE name = 'pro'")
+        await migrate(empty_database)
+        found = await PostgresDirectory(pool).find(Handle(PrincipalKind.API_KEY, key.id))
+        assert found is not None
+        assert Scope.INFERENCE_TEXT in found.scopes
+        assert Scope.ADMIN not in found.scopes
+        assert "requests_per_hour" in {limit.name for limit in found.tenant.limits}
+        assert all(version > 0 for _, version in found.versions)
+        assert (await plans.find_plan(pool, "pro")).limits == (), "an edited plan stays as it is"
