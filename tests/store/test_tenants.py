@@ -180,7 +180,7 @@ async def test_a_deleted_one_takes_its_principals_along_and_leaves_its_history(p
     await api_keys.revoke(pool, revoked, now=NOON, trail=TRAIL)
     name = "spiffe://acme/search"
     await workloads.create(pool, NewWorkload(tenant_id=tenant.id, certificate_name=name), trail=TRAIL)
-    subject = SubjectName(tenant_id=tenant.id, id="jwt_ann")
+    subject = SubjectName(tenant_id=tenant.id, id="jwt_0a1b2c3d4e5f0a1b2c3d")
     await subjects.suspend(pool, subject, now=NOON, trail=TRAIL)
     rows = len(await audited(pool))
 
