@@ -8,10 +8,12 @@ from typing import Any
 import msgspec
 from rich import box
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 # Nothing is folded or cut in a pipe, where a line is a row.
 PIPE_WIDTH = 1000
+WIDEST = 10_000
 
 
 def print_json(value: object) -> None:
@@ -29,12 +31,15 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, empty:
     for number, column in enumerate(columns):
         values = [row[number] for row in found]
         justify = "right" if isinstance(values[0], int) else "left"
-        table.add_column(column, justify=justify, overflow="fold", no_wrap=_whole(values))  # type: ignore[arg-type]
+        whole = _whole(values)
+        width = max(len(cell(value)) for value in values) if whole else None
+        table.add_column(column, justify=justify, overflow="fold", no_wrap=whole, min_width=width)  # type: ignore[arg-type]
     for row in found:
         table.add_row(*(cell(value) for value in row))
     console = _console()
     # Rather a line that the terminal breaks than an id that cannot be copied.
-    console.width = max(console.width, console.measure(table).minimum)
+    needed = Measurement.get(console, console.options.update(max_width=WIDEST), table).minimum
+    console.width = max(console.width, needed)
     console.print(table)
 
 
