@@ -176,12 +176,9 @@ class CachedDirectory:
         return entry is not None and not entry.outdated and self._now() - entry.read_at <= self._limits.stale
 
     def _last_known(self, handle: Handle) -> Principal | None:
-        entry = self._known.get(handle)
-        if entry is None or entry.principal is None or self._now() - entry.read_at > self._limits.stale:
-            raise DirectoryOutage("the directory does not answer, and the principal is not known")
-        if entry.outdated:
-            raise DirectoryOutage("the directory does not answer, and the principal has changed")
-        return entry.principal
+        if not self._may_go_on(handle):
+            raise DirectoryOutage("the directory does not answer, and the principal is not known, or has changed")
+        return self._known[handle].principal
 
     def _keep(self, handle: Handle, entry: _Entry) -> Principal | None:
         former = self._known.get(handle)

@@ -18,6 +18,9 @@ from authz.key_ring import KeyRing
 from authz.principal import Handle, PrincipalKind
 from authz.scope import Scope, known
 
+IDENTITY_HEADER = "x-gateway-identity"
+ADDRESS_HEADER = "x-gateway-client-address"
+"""Beside the token for the control API: where the caller's connection comes from."""
 ISSUER = "inference-gateway"
 ROUTER_AUDIENCE = "inference-router"
 CONTROL_AUDIENCE = "inference-gateway-control"

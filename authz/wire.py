@@ -8,7 +8,7 @@ import msgspec
 from authz import error_body
 from authz.arrival import Arrival
 from authz.grant import Grant, encode
-from authz.identity_token import IdentityTokens
+from authz.identity_token import ADDRESS_HEADER, IDENTITY_HEADER, IdentityTokens
 from authz.principal import Metering
 from authz.proof import Proof
 from authz.refusal import Refusal
@@ -19,8 +19,6 @@ METADATA_NAMESPACE = "envoy.filters.http.ext_authz"
 GRANT_KEY = "grant"
 ARRIVAL_KEY = "arrival"
 METERING_HEADER = "x-gateway-metering"
-IDENTITY_HEADER = "x-gateway-identity"
-ADDRESS_HEADER = "x-gateway-client-address"
 ROUTER_KEY_HEADER = "x-internal-api-key"
 
 # google.rpc.Code: https://github.com/googleapis/googleapis/blob/master/google/rpc/code.proto

@@ -9,12 +9,10 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from authz.identity_token import Caller, read_caller
+from authz.identity_token import IDENTITY_HEADER, Caller, read_caller
 from authz.key_ring import KeyRing
 from authz.refusal import Reason, Refusal
 from control.errors import UNAVAILABLE, Now, Refused
-
-IDENTITY_HEADER = "x-gateway-identity"
 
 
 class Callers:

@@ -7,12 +7,11 @@ leave a change that nobody wrote down.
 
 from fastapi import Request
 
-from authz.identity_token import Caller
+from authz.identity_token import ADDRESS_HEADER, Caller
 from control.errors import REQUEST_ID_HEADER, Now
 from store.audit import Actor, Change, append_all
 from store.database import Pool, within
 
-ADDRESS_HEADER = "x-gateway-client-address"
 _UNKNOWN = "unknown"
 # Envoy waits 10 s for the whole answer: nothing may be changed for a client that has been told of a timeout.
 _PATIENCE_SECONDS = 5.0

@@ -1,11 +1,12 @@
 """How is every admitted request settled exactly once, though its worker, Redis or the log entry may be gone?
 
 Whoever learns of an end settles it, idempotently by request id: the access log, which knows how it ended; failing
-that, a second after the ext_proc stream closed, the worker that admitted it; failing that too, the sweeper, when the
-request's lease has run out. A settlement that Redis does not take waits here and is tried again.
+that, a few seconds after the ext_proc stream closed, the worker that admitted it; failing that too, the sweeper, when
+the request's lease has run out. A settlement that Redis does not take waits here and is tried again.
 """
 
 import asyncio
+import math
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -16,8 +17,10 @@ from extproc import ending as endings
 from extproc.record import Admission, Ending
 from quota.reservation import QuotaOutage, Reservations, Settlement
 
-# The access log arrives within milliseconds of the end; a stream that closed so long ago has lost its entry.
-GRACE_SECONDS = 1.0
+# The access log arrives within milliseconds of the end, and its recorder waits up to 2 s for Redis: a stream that
+# closed so long ago has lost its entry. After an outage the grace begins anew, for Redis comes back to all processes
+# at once, and whoever knows how a request ended is to say so before it is called lost.
+GRACE_SECONDS = 3.0
 RETRY_SECONDS = 0.25
 # What waits for Redis is bounded; beyond it the oldest is left to the sweeper.
 MAX_WAITING = 100_000
@@ -60,6 +63,7 @@ class Settler:
         self._now_ms = now_ms
         self._observe = observe
         self._closed: OrderedDict[str, _Closed] = OrderedDict()
+        self._out_at = -math.inf
         self._waiting: OrderedDict[str, _Operation] = OrderedDict()
         self._running: set[asyncio.Task[None]] = set()
 
@@ -96,6 +100,7 @@ class Settler:
         try:
             await self._settle_unlogged()
         except QuotaOutage:
+            self._out_at = self._now()
             return
         while self._waiting:
             batch = list(self._waiting.values())[:_BATCH]
@@ -122,6 +127,7 @@ class Settler:
         try:
             await self._perform(operation)
         except QuotaOutage:
+            self._out_at = self._now()
             _remember(self._waiting, request_id, operation)
             return False
         self._waiting.pop(request_id, None)
@@ -135,12 +141,14 @@ class Settler:
             self._observe(admission, operation.ending)
 
     async def _settle_unlogged(self) -> None:
-        due = self._due()
-        if not due:
+        if not self._closed:
             return
-        requests = [(closed.admission.organization_id, closed.admission.request_id) for closed in due]
+        due = self._due()
+        # An outage between two rounds must be seen: when none is due, the oldest is asked for all the same.
+        asked = due or [next(iter(self._closed.values()))]
+        requests = [(closed.admission.organization_id, closed.admission.request_id) for closed in asked]
         progress = await self._reservations.progress(requests)
-        for closed, events in zip(due, progress, strict=True):
+        for closed, events in zip(due, progress[: len(due)], strict=True):
             admission = closed.admission
             known = self._closed.pop(admission.request_id, None) is not None
             if known and events is not None and admission.request_id not in self._waiting:
@@ -149,6 +157,8 @@ class Settler:
     def _due(self) -> list[_Closed]:
         latest = self._now() - GRACE_SECONDS
         due: list[_Closed] = []
+        if self._out_at > latest:
+            return due
         for closed in self._closed.values():
             if closed.closed_at > latest or len(due) == _BATCH:
                 break

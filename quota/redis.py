@@ -37,12 +37,13 @@ def shard_of(organization_id: str) -> int:
     return zlib.crc32(organization_id.encode()) % SHARDS
 
 
-def _key(shard: int, *parts: str) -> str:
+def key_of(shard: int, *parts: str) -> str:
+    """A key of the shard; all keys in Redis are made here."""
     return ":".join((_PREFIX, f"{{{shard:02}}}", *parts))
 
 
 def _record(shard: int, request_id: str) -> str:
-    return _key(shard, "request", request_id)
+    return key_of(shard, "request", request_id)
 
 
 class RedisReservations:
@@ -61,10 +62,10 @@ class RedisReservations:
     async def reserve(self, claim: Claim) -> Reservation | Exceeded:
         """See `Reservations.reserve`."""
         shard = shard_of(claim.organization_id)
-        keys = [_record(shard, claim.request_id), _key(shard, "leases")]
+        keys = [_record(shard, claim.request_id), key_of(shard, "leases")]
         arguments: list[Argument] = [claim.request_id, claim.admission, claim.lease_ms]
         for demand in claim.demands:
-            keys.append(_key(shard, "limit", demand.subject, demand.limit.name))
+            keys.append(key_of(shard, "limit", demand.subject, demand.limit.name))
             arguments += _demand_arguments(demand)
         answer = await self._run(_RESERVE, keys, arguments)
         if answer[0] == _TAKEN:
@@ -89,7 +90,7 @@ class RedisReservations:
     async def renew(self, organization_id: str, request_id: str, *, lease_ms: int, events: int) -> bool:
         """See `Reservations.renew`."""
         shard = shard_of(organization_id)
-        keys = [_record(shard, request_id), _key(shard, "leases")]
+        keys = [_record(shard, request_id), key_of(shard, "leases")]
         return bool(await self._run(_RENEW, keys, [request_id, lease_ms, events]))
 
     async def progress(self, requests: Sequence[tuple[str, str]]) -> list[int | None]:
@@ -103,7 +104,7 @@ class RedisReservations:
 
     async def _progress_in(self, shard: int, request_ids: list[str]) -> list[tuple[str, int]]:
         try:
-            scores = await self._pipe.call("ZMSCORE", _key(shard, "leases"), *request_ids)
+            scores = await self._pipe.call("ZMSCORE", key_of(shard, "leases"), *request_ids)
             leased = [request_id for request_id, score in zip(request_ids, scores, strict=True) if score is not None]
             events = await asyncio.gather(
                 *(self._pipe.call("HGET", _record(shard, request_id), "events") for request_id in leased)
@@ -118,7 +119,7 @@ class RedisReservations:
         return [found for answer in answers for found in answer][:limit]
 
     async def _overdue_in(self, shard: int, limit: int) -> list[Overdue]:
-        flat = await self._run(_OVERDUE, [_key(shard, "leases")], [limit, _record(shard, "")])
+        flat = await self._run(_OVERDUE, [key_of(shard, "leases")], [limit, _record(shard, "")])
         rows = [flat[at : at + _OVERDUE_FIELDS] for at in range(0, len(flat), _OVERDUE_FIELDS)]
         return [
             Overdue(request_id=request_id.decode(), admission=admission, events=int(events))
@@ -130,7 +131,7 @@ class RedisReservations:
 
     async def _end(self, organization_id: str, request_id: str, arguments: list[Argument]) -> bool:
         shard = shard_of(organization_id)
-        keys = [_record(shard, request_id), _key(shard, "leases"), _key(shard, "events")]
+        keys = [_record(shard, request_id), key_of(shard, "leases"), key_of(shard, "events")]
         return bool(await self._run(_SETTLE, keys, [request_id, *arguments]))
 
 
@@ -152,7 +153,7 @@ class RedisSettledEvents:
         self._redis = redis
         self._consumer = consumer
         self._takeover_ms = takeover_ms
-        self._streams: dict[bytes, int] = {_key(shard, "events").encode(): shard for shard in range(SHARDS)}
+        self._streams: dict[bytes, int] = {key_of(shard, "events").encode(): shard for shard in range(SHARDS)}
         self._ready = False
         self._next_takeover = 0.0
         self._unread: dict[Any, Any] = dict.fromkeys(self._streams, "0")
@@ -192,7 +193,7 @@ class RedisSettledEvents:
         try:
             pipeline = self._redis.pipeline(transaction=False)
             for event in events:
-                stream = _key(event.shard, "events")
+                stream = key_of(event.shard, "events")
                 pipeline.xack(stream, self.GROUP, event.id)
                 pipeline.xdel(stream, event.id)
             await pipeline.execute()

@@ -2,7 +2,7 @@
 
 from authz.failures import Count, CountOutage
 from quota.pipe import RedisPipe
-from quota.redis import shard_of
+from quota.redis import key_of, shard_of
 from quota.reservation import QuotaOutage
 from quota.scripts import load, run
 
@@ -18,7 +18,7 @@ class RedisFailureCounts:
 
     async def add(self, source: str) -> Count:
         """See `FailureCounts.add`."""
-        key = f"igw1:{{{shard_of(source):02}}}:failures:{source}"
+        key = key_of(shard_of(source), "failures", source)
         try:
             failures, reset_ms = await run(self._pipe, _COUNT, [key], [self._window_ms])
         except QuotaOutage as error:

@@ -14,7 +14,7 @@ import msgspec
 from authz.derived_key import derived_key
 from authz.session import MAX_SESSIONS_PER_PRINCIPAL, Session, SessionOutage, SessionToken, keyed_hash
 from quota.pipe import Argument, RedisPipe
-from quota.redis import shard_of
+from quota.redis import key_of, shard_of
 from quota.reservation import QuotaOutage
 from quota.scripts import Script, load, run
 
@@ -97,11 +97,11 @@ class RedisSessions:
 
 
 def _records(shard: int) -> str:
-    return f"igw1:{{{shard:02}}}:session:"
+    return key_of(shard, "session", "")
 
 
 def _indexes(shard: int) -> str:
-    return f"igw1:{{{shard:02}}}:sessions:"
+    return key_of(shard, "sessions", "")
 
 
 def _member(token: SessionToken, found: str) -> str:

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 import tests.wire.first_import  # noqa: F401 - before authz.wire
+from authz.identity_token import ADDRESS_HEADER, IDENTITY_HEADER
 from authz.wire import (
     ARRIVAL_KEY,
     GRANT_KEY,
-    IDENTITY_HEADER,
     METADATA_NAMESPACE,
     METERING_HEADER,
     ROUTER_KEY_HEADER,
@@ -35,7 +35,7 @@ def _removed_early(header: str) -> bool:
     "header",
     [
         *(name for name, _ in router_headers(grant())),
-        *(METERING_HEADER, IDENTITY_HEADER, ROUTER_KEY_HEADER, "x-request-id", "x-routing-policy"),
+        *(METERING_HEADER, IDENTITY_HEADER, ADDRESS_HEADER, ROUTER_KEY_HEADER, "x-request-id", "x-routing-policy"),
         *("x-client-cert", "x-forwarded-client-cert"),
     ],
 )

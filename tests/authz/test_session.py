@@ -23,6 +23,7 @@ from authz.session import (
 )
 
 PEPPER, OTHER_PEPPER = b"a" * 32, b"b" * 32
+TOKEN = generate(7)
 shards = st.integers(0, 99)
 # Texts near a token, or near its cookie, reach further into the reader than arbitrary ones.
 near_tokens = st.from_regex(r"igs_[0-9]{2}[0-9A-Za-z]{10}_[0-9A-Za-z]{43}_[0-9A-Za-z]{6}", fullmatch=True)
@@ -47,14 +48,10 @@ def test_any_text_can_be_read(text: str) -> None:
     assert found is None or found == SessionToken(id=f"ses_{text[4:16]}", shard=int(text[4:6]), text=text)
 
 
-@given(st.data())
-def test_one_wrong_character_is_seen(data: st.DataObject) -> None:
-    text = generate(7).text
-    place = data.draw(st.integers(0, len(text) - 1))
-    wrong = data.draw(
-        st.sampled_from(string.digits + string.ascii_letters + "_- \n").filter(lambda char: char != text[place])
-    )
-    assert parse(text[:place] + wrong + text[place + 1 :]) is None
+@given(place=st.integers(0, len(TOKEN.text) - 1), wrong=st.sampled_from(string.digits + string.ascii_letters + "_- \n"))
+def test_one_wrong_character_is_seen(place: int, wrong: str) -> None:
+    text = TOKEN.text[:place] + wrong + TOKEN.text[place + 1 :]
+    assert parse(text) == (TOKEN if text == TOKEN.text else None)
 
 
 @pytest.mark.parametrize("around", [" {}", "{} ", "{}\n", "Bearer {}", "{}{}"])

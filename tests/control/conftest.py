@@ -11,13 +11,12 @@ import pytest
 from redis.asyncio import Redis
 
 from authz.grant import Grant
-from authz.identity_token import IdentityTokens
+from authz.identity_token import IDENTITY_HEADER, IdentityTokens
 from authz.key_ring import KeyRing, generate
 from authz.principal import Handle, PrincipalKind
 from authz.scope import Scope
 from authz.session import Session, Sessions
 from control.application import Resources, application
-from control.caller import IDENTITY_HEADER
 from control.sessions import Lifetimes
 from quota.pipe import RedisPipe
 from store.database import Pool, opened

@@ -3,9 +3,8 @@
 import httpx
 import pytest
 
-from authz.identity_token import IdentityTokens
+from authz.identity_token import IDENTITY_HEADER, IdentityTokens
 from authz.key_ring import KeyRing
-from control.caller import IDENTITY_HEADER
 from tests.control.conftest import KEY, Api, ring_at
 from tests.support.values import REQUEST_ID, grant
 

@@ -141,6 +141,27 @@ async def test_a_closed_stream_is_settled_as_lost_only_after_the_grace(settling:
     assert _held(settling) == (120, 0)
 
 
+@pytest.mark.parametrize("noticed_by", ["tick", "settle"])
+async def test_after_an_outage_those_who_know_the_end_come_first(settling: Settling, noticed_by: str) -> None:
+    one = await _reserved(settling)
+    settling.settler.stream_closed(one)
+    settling.clock.ms += GRACE_MS - 100
+    settling.flaky.out = True
+    if noticed_by == "tick":
+        await settling.settler.tick()
+    else:
+        settling.settler.settle(admission(request_id="another"), FINISHED)
+        await settling.settler.finish()
+    settling.flaky.out = False
+    settling.clock.ms += GRACE_MS - 1
+    await settling.settler.tick()
+    assert "a" not in [name for name, _ in await _events(settling)]
+    settling.clock.ms += 2
+    await settling.settler.tick()
+    await settling.settler.finish()
+    assert ("a", Cause.GATEWAY_LOST) in await _events(settling)
+
+
 @pytest.mark.parametrize("log_first", [True, False])
 async def test_a_closed_stream_whose_log_came_is_not_lost(settling: Settling, *, log_first: bool) -> None:
     one = await _reserved(settling)
@@ -205,6 +226,7 @@ async def test_closed_streams_wait_for_an_outage_to_end(settling: Settling) -> N
     settling.flaky.out = True
     await settling.settler.tick()
     settling.flaky.out = False
+    settling.clock.ms += GRACE_MS + 1
     await settling.settler.tick()
     await settling.settler.finish()
     assert await _events(settling) == [("a", Cause.GATEWAY_LOST)]

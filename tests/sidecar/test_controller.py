@@ -15,8 +15,7 @@ import httpx
 import pytest
 
 from authz import session as tokens
-from authz.identity_token import IdentityTokens
-from control.caller import IDENTITY_HEADER
+from authz.identity_token import IDENTITY_HEADER, IdentityTokens
 from sidecar.process import Child, Command
 from sidecar.sockets import control_socket
 from store import signing_keys
