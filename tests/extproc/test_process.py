@@ -17,6 +17,7 @@ from extproc import process
 from extproc.ending import read
 from extproc.process import LEASE_MS, SERVICE_NAME, ExternalProcessor
 from extproc.record import Admission
+from extproc.settlement import GRACE_SECONDS
 from tests.extproc import envoy_messages as envoy
 from tests.extproc.flaky_reservations import Settling
 from tests.extproc.memory_stream import MemoryStream
@@ -34,6 +35,7 @@ from tests.support.values import (
 )
 
 TOKENS, SLOTS = tokens_a_day(1000), slots(1)
+GRACE_MS = int(GRACE_SECONDS * 1000)
 CHAT = {"model": "demo", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 100}
 SSE = b'data: {"choices":[{"delta":{"content":"x"}}]}\n\n'
 USAGE = b'data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2}}\n\n'
@@ -276,7 +278,7 @@ async def test_when_the_stream_ends_the_settler_waits_for_the_log_and_then_settl
     async with processing.stream() as stream:
         stream.put(_asked())
         await stream.answer()
-    settling.clock.ms += 999
+    settling.clock.ms += GRACE_MS - 1
     await settling.settler.tick()
     assert processing.held()[1] == 1
     settling.clock.ms += 2
@@ -290,7 +292,7 @@ async def test_a_refused_request_is_never_settled(processing: Processing) -> Non
     async with processing.stream() as stream:
         stream.put(_asked(b"{"))
         await stream.answer()
-    processing.settling.clock.ms += 10_000
+    processing.settling.clock.ms += 10 * GRACE_MS
     await processing.settling.settler.tick()
     await processing.settling.settler.finish()
     assert processing.settling.flaky.asked == []
@@ -303,7 +305,7 @@ async def test_a_handler_that_is_cancelled_in_mid_stream_still_tells_the_settler
     await stream.answer()
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-    processing.settling.clock.ms += 2000
+    processing.settling.clock.ms += GRACE_MS + 1
     await processing.settling.settler.tick()
     await processing.settling.settler.finish()
     assert processing.held()[1] == 0

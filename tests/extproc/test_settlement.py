@@ -169,7 +169,7 @@ async def test_a_closed_stream_whose_log_came_is_not_lost(settling: Settling, *,
         settling.settler.settle(one, FINISHED)
     settling.settler.stream_closed(one)
     if not log_first:
-        settling.clock.ms += 900
+        settling.clock.ms += GRACE_MS - 100
         settling.settler.settle(one, FINISHED)
     await settling.settler.finish()
     settling.clock.ms += 10 * GRACE_MS
