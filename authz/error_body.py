@@ -12,6 +12,8 @@ from authz.routes import Dialect
 CONTENT_TYPE = "application/json"
 REALM = "inference-gateway"
 _MS_PER_SECOND = 1000
+# Anthropic has a type for a request's kind alone; what else there is to say says the code.
+_ANTHROPIC_TYPES = {ErrorType.SERVER: "api_error", ErrorType.INSUFFICIENT_QUOTA: ErrorType.RATE_LIMIT.value}
 _UNAUTHORIZED, _PAYLOAD_TOO_LARGE, _GATEWAY_TIMEOUT = 401, 413, 504
 
 
@@ -40,7 +42,7 @@ def anthropic_type(reason: Reason) -> str:
         return "request_too_large"
     if reason.status == _GATEWAY_TIMEOUT:
         return "timeout_error"
-    return "api_error" if reason.type is ErrorType.SERVER else reason.type.value
+    return _ANTHROPIC_TYPES.get(reason.type, reason.type.value)
 
 
 def headers(refusal: Refusal) -> list[tuple[str, str]]:

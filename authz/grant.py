@@ -8,7 +8,7 @@ from functools import lru_cache
 
 import msgspec
 
-from authz.principal import Metering, PrincipalKind
+from authz.principal import DEFAULT_PRIORITY, Metering, PrincipalKind
 from quota.limit import Limit
 
 
@@ -16,7 +16,8 @@ class Grant(msgspec.Struct, frozen=True, kw_only=True):
     """Permission for one principal to make requests, and the limits they run under.
 
     `principal_id` is the principal's own also when it calls through a session, which `session_id` then names.
-    `key_id` is empty unless an API key stands behind it. `models` are patterns as in `authz.principal.Principal`.
+    `limits` are the tenant's. `key_id` is empty unless an API key stands behind it. `models` are patterns as in
+    `authz.principal.Principal`.
     """
 
     organization_id: str
@@ -26,6 +27,9 @@ class Grant(msgspec.Struct, frozen=True, kw_only=True):
     plan: str
     limits: tuple[Limit, ...]
     principal_limits: tuple[Limit, ...] = ()
+    organization_limits: tuple[Limit, ...] = ()
+    time_zone: str = "UTC"
+    priority: int = DEFAULT_PRIORITY
     key_id: str = ""
     session_id: str = ""
     scopes: tuple[str, ...] = ()

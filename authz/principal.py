@@ -11,6 +11,8 @@ from typing import NamedTuple
 from authz.scope import Scope
 from quota.limit import Limit
 
+LOWEST_PRIORITY, DEFAULT_PRIORITY, HIGHEST_PRIORITY = 0, 5, 9
+
 
 class PrincipalKind(StrEnum):
     """How a principal proves itself."""
@@ -62,6 +64,12 @@ class Tenant:
     """Whether a client certificate of the tenant must accompany every other credential."""
     routing_policy: str | None = None
     """JSON text for the Router."""
+    organization_limits: tuple[Limit, ...] = ()
+    """What its organization carries, for all its tenants together."""
+    time_zone: str = "UTC"
+    """IANA name; calendar windows go by it."""
+    priority: int = DEFAULT_PRIORITY
+    """Its plan's: under overload, plans of a lower one are refused first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

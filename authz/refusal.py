@@ -17,6 +17,7 @@ class ErrorType(StrEnum):
     PERMISSION = "permission_error"
     NOT_FOUND = "not_found_error"
     RATE_LIMIT = "rate_limit_error"
+    INSUFFICIENT_QUOTA = "insufficient_quota"
     SERVER = "server_error"
 
 
@@ -70,6 +71,8 @@ class Reason(Enum):
     PAYLOAD_TOO_LARGE = _Row(413, ErrorType.INVALID_REQUEST, "The body is larger than this gateway accepts.")
     EXCEEDS_LIMIT = _Row(400, ErrorType.INVALID_REQUEST, "The request alone is larger than one of its limits.")
     RATE_LIMIT_EXCEEDED = _Row(429, ErrorType.RATE_LIMIT, "A limit is exceeded.", retryable=True)
+    INSUFFICIENT_QUOTA = _Row(429, ErrorType.INSUFFICIENT_QUOTA, "A budget is used up.")
+    OVERLOADED = _Row(503, ErrorType.SERVER, "The model service is overloaded; this plan has to wait.", retryable=True)
     IDENTITY_UNAVAILABLE = _Row(503, ErrorType.SERVER, "The caller's identity cannot be checked now.", retryable=True)
     LIMITS_UNAVAILABLE = _Row(503, ErrorType.SERVER, "The limits cannot be checked now.", retryable=True)
     INTERNAL_ERROR = _Row(500, ErrorType.SERVER, "The gateway failed to answer; the failure is in its log.")

@@ -61,6 +61,7 @@ ROUTES: tuple[Route, ...] = (
     _inference("/v1/messages", Scope.INFERENCE_TEXT, Dialect.ANTHROPIC_MESSAGES),
     _inference("/v1/embeddings", Scope.INFERENCE_EMBEDDINGS, Dialect.OPENAI_EMBEDDINGS),
     Route(method="GET", path="/v1/models", upstream=Upstream.ROUTER, scope=Scope.MODELS_READ),
+    Route(method="GET", path="/v1/limits", upstream=Upstream.CONTROL),
     Route(method="POST", path="/v1/sessions", upstream=Upstream.CONTROL),
     Route(method="GET", path="/v1/sessions", upstream=Upstream.CONTROL),
     Route(method="DELETE", path="/v1/sessions", upstream=Upstream.CONTROL),

@@ -7,12 +7,14 @@ from typing import Final
 from fastapi import FastAPI
 from fastapi.telemetry import TelemetryConfig
 
+from authz.directory import Directory
 from authz.key_ring import KeyRing
 from authz.session import Sessions
 from control import jwks
 from control.caller import Callers
 from control.errors import ErrorBodies, Now, ObserveError
 from control.journal import Journal
+from control.limits import LimitEndpoints, Standings
 from control.sessions import Lifetimes, SessionEndpoints
 from store.database import Pool
 
@@ -32,6 +34,8 @@ class Resources:
 
     ring: Callable[[], KeyRing | None]
     sessions: Sessions
+    directory: Directory
+    standings: Standings
     pool: Pool
     pepper: bytes = field(repr=False)
     lifetimes: Lifetimes
@@ -56,6 +60,7 @@ def application(resources: Resources) -> FastAPI:
     journal = Journal(resources.pool, pepper=resources.pepper, now=now)
     sessions = SessionEndpoints(resources.sessions, journal, resources.lifetimes, pepper=resources.pepper, now=now)
     app.include_router(sessions.router())
+    app.include_router(LimitEndpoints(resources.directory, resources.standings, now=now).router())
     app.include_router(jwks.router(resources.ring, now=now))
     ErrorBodies(now=now, observe_error=resources.observe_error).install(app)
     return app

@@ -10,9 +10,11 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from authz import decision, error_body
+from authz.directory import DirectoryOutage
 from authz.refusal import Reason, Refusal
 from authz.routes import dialect_of
 from authz.session import SessionOutage
+from quota.reservation import QuotaOutage
 from store.database import DatabaseOutage
 
 REQUEST_ID_HEADER = "x-request-id"
@@ -50,6 +52,8 @@ class ErrorBodies:
         app.add_exception_handler(HTTPException, self._of_framework)
         app.add_exception_handler(SessionOutage, self._of_outage)
         app.add_exception_handler(DatabaseOutage, self._of_outage)
+        app.add_exception_handler(DirectoryOutage, self._of_outage)
+        app.add_exception_handler(QuotaOutage, self._of_quota_outage)
         # Not a handler of Exception: Starlette would raise it again, for the server to print.
         app.add_middleware(_Unexpected, answer=self._of_unexpected)
 
@@ -83,6 +87,9 @@ class ErrorBodies:
     async def _of_outage(self, request: Request, _: Exception) -> Response:
         return self._respond(request, UNAVAILABLE)
 
+    async def _of_quota_outage(self, request: Request, _: Exception) -> Response:
+        return self._respond(request, _NO_LIMITS)
+
     def _of_unexpected(self, scope: Scope, error: Exception) -> Response:
         self._observe_error(error)
         return self.answer(scope["path"], Headers(scope=scope), _FAILED)
@@ -93,6 +100,7 @@ UNAVAILABLE = Refusal(
     message="What this needs cannot be reached now.",
     retry_after_ms=_RETRY_AFTER_MS,
 )
+_NO_LIMITS = Refusal(reason=Reason.LIMITS_UNAVAILABLE, retry_after_ms=_RETRY_AFTER_MS)
 _FAILED = Refusal(reason=Reason.INTERNAL_ERROR)
 
 

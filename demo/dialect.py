@@ -98,10 +98,23 @@ def _chat_head(reply: Reply, kind: str) -> dict[str, Any]:
     return {"id": reply.ident, "object": kind, "created": reply.created, "model": reply.model}
 
 
-def _numbers(dialect: Dialect, usage: Usage) -> dict[str, int]:
-    if dialect in {Dialect.INFER, Dialect.MESSAGES}:
+def _numbers(dialect: Dialect, usage: Usage) -> dict[str, Any]:
+    if dialect is Dialect.MESSAGES:
         return message.numbers(usage)
     if dialect is Dialect.EMBEDDINGS:
         return {"prompt_tokens": usage.prompt, "total_tokens": usage.prompt}
     total = usage.prompt + usage.completion
-    return {"prompt_tokens": usage.prompt, "completion_tokens": usage.completion, "total_tokens": total}
+    if dialect is Dialect.INFER:
+        said = {"input_tokens": usage.prompt, "output_tokens": usage.completion}
+        return said | _details("input_tokens", "output_tokens", usage)
+    said = {"prompt_tokens": usage.prompt, "completion_tokens": usage.completion, "total_tokens": total}
+    return said | _details("prompt_tokens", "completion_tokens", usage)
+
+
+def _details(of_input: str, of_output: str, usage: Usage) -> dict[str, Any]:
+    found = {}
+    if usage.cached is not None:
+        found[f"{of_input}_details"] = {"cached_tokens": usage.cached}
+    if usage.reasoning is not None:
+        found[f"{of_output}_details"] = {"reasoning_tokens": usage.reasoning}
+    return found

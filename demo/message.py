@@ -1,6 +1,7 @@
 """How does Anthropic's Messages API say an answer? One document, a stream of named events, or an error."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from demo.reply import Reply, Usage, encode, inner
@@ -23,8 +24,16 @@ _DELTA = (
 
 
 def numbers(usage: Usage) -> dict[str, int]:
-    """Usage, as Anthropic and the gateway's own dialect say it."""
-    return {"input_tokens": usage.prompt, "output_tokens": usage.completion}
+    """Usage: the input tokens are those that no cache knew, the others stand beside them."""
+    if usage.cached is None and usage.cache_written is None:
+        return {"input_tokens": usage.prompt, "output_tokens": usage.completion}
+    read, written = usage.cached or 0, usage.cache_written or 0
+    return {
+        "input_tokens": max(0, usage.prompt - read - written),
+        "cache_creation_input_tokens": written,
+        "cache_read_input_tokens": read,
+        "output_tokens": usage.completion,
+    }
 
 
 def whole(reply: Reply, text: str) -> dict[str, Any]:
@@ -42,7 +51,7 @@ def delta_events(reply: Reply, pieces: Iterable[str]) -> Iterator[bytes]:
 
 def closing(reply: Reply, *, empty: bool) -> bytes:
     """Encode what ends a stream. The output tokens are those of the whole message, not of the last event."""
-    told = {} if reply.usage is None else {"usage": {"output_tokens": reply.usage.completion}}
+    told = {} if reply.usage is None else {"usage": _closing_numbers(reply.usage)}
     delta = {"stop_reason": _STOP_REASONS[reply.finish], "stop_sequence": None}
     return (
         (_opening(reply) if empty else b"")
@@ -50,6 +59,12 @@ def closing(reply: Reply, *, empty: bool) -> bytes:
         + _event("message_delta", delta=delta, **told)
         + _event("message_stop")
     )
+
+
+def _closing_numbers(usage: Usage) -> dict[str, int]:
+    found = numbers(usage)
+    # With a cache the last event says the input once more, as Anthropic's does.
+    return found if len(found) > len(("input", "output")) else {"output_tokens": usage.completion}
 
 
 def error_body(status: int, message: str, request_id: str | None) -> bytes:
@@ -60,7 +75,8 @@ def error_body(status: int, message: str, request_id: str | None) -> bytes:
 
 def _opening(reply: Reply) -> bytes:
     # The first event knows the input; its output token is the first of those that the last event counts.
-    told = {} if reply.usage is None else {"usage": numbers(Usage(reply.usage.prompt, min(1, reply.usage.completion)))}
+    usage = reply.usage
+    told = {} if usage is None else {"usage": numbers(replace(usage, completion=min(1, usage.completion)))}
     return (
         _event("message_start", message=_head(reply) | told)
         + _event("content_block_start", index=0, content_block={"type": "text", "text": ""})

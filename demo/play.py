@@ -13,6 +13,7 @@ from aiohttp import web
 from demo.ask import Ask, Dialect
 from demo.dialect import closing_events, delta_events, whole_answer
 from demo.metronome import Metronome
+from demo.own_limits import own_limits
 from demo.prose import endless_pieces, pieces
 from demo.reply import Reply, Usage
 from demo.script import CLOSES, MID_STREAM, RESETS, Fault, Script
@@ -60,7 +61,7 @@ def planned_words(script: Script, ask: Ask) -> tuple[int, str]:
 
 async def say(request: web.BaseRequest, status: int, body: bytes) -> web.StreamResponse:
     """Write one complete JSON answer."""
-    response = web.Response(status=status, body=body, headers=_JSON)
+    response = web.Response(status=status, body=body, headers=_JSON | own_limits(request.headers))
     await response.prepare(request)
     await response.write_eof()
     return response
@@ -69,8 +70,9 @@ async def say(request: web.BaseRequest, status: int, body: bytes) -> web.StreamR
 async def perform(scene: Scene) -> web.StreamResponse:
     """Play the answer to its end, or to the point where the script breaks it."""
     words, finish = planned_words(scene.script, scene.ask)
-    rule = scene.script.usage
-    claimed = Usage(*(rule.numbers or (scene.ask.prompt_tokens, words)))
+    script, rule = scene.script, scene.script.usage
+    prompt, completion = rule.numbers or (scene.ask.prompt_tokens, words)
+    claimed = Usage(prompt, completion, script.cached, script.cache_written, script.reasoning)
     told = rule.reported and (scene.ask.include_usage or not scene.ask.stream)
     reply = _reply(scene, finish, claimed if told else None)
     if scene.ask.stream:
@@ -109,7 +111,7 @@ async def _whole(scene: Scene, reply: Reply, words: int) -> web.StreamResponse:
 
 async def _stream(scene: Scene, reply: Reply, words: int) -> web.StreamResponse:
     fault = scene.script.fault
-    response = web.StreamResponse(headers=_SSE)
+    response = web.StreamResponse(headers=_SSE | own_limits(scene.request.headers))
     await response.prepare(scene.request)
     # An empty write sends the headers: a stream that stalls before its first event has them too.
     await response.write(b"")

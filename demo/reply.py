@@ -12,10 +12,13 @@ _ENCODER = msgspec.json.Encoder()
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """The tokens an answer claims."""
+    """The tokens an answer claims, and what is said of them beside; None is not said."""
 
     prompt: int
     completion: int
+    cached: int | None = None
+    cache_written: int | None = None
+    reasoning: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -40,7 +40,11 @@ class UsageRule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Script:
-    """Everything a request may steer; `None` leaves the choice to the server or to the body."""
+    """Everything a request may steer; `None` leaves the choice to the server or to the body.
+
+    Of the tokens in, `cached` are said to come from a cache and `cache_written` to have gone into one; of the tokens
+    out, `reasoning` were never shown. `own_limit` is the ceiling that the Router says it has itself.
+    """
 
     events: int | None = None
     interval_ms: float | None = None
@@ -50,6 +54,10 @@ class Script:
     split: int | None = None
     batch: int = 1
     usage: UsageRule = UsageRule()
+    cached: int | None = None
+    cache_written: int | None = None
+    reasoning: int | None = None
+    own_limit: int | None = None
     fault: Fault | None = None
 
 
@@ -88,6 +96,7 @@ def _usage(text: str) -> UsageRule:
 
 
 _count = _whole(0, 2**53)
+_COUNT_WANTS = f"a number from 0 to {2**53}"
 _WAIT_WANTS = f"milliseconds from 0 to {MAX_WAIT_MS:.0f}"
 
 _READERS: dict[str, tuple[str, Callable[[str], Any], str]] = {
@@ -99,6 +108,10 @@ _READERS: dict[str, tuple[str, Callable[[str], Any], str]] = {
     "x-demo-split": ("split", _whole(1, MAX_PADDING), f"bytes from 1 to {MAX_PADDING}"),
     "x-demo-batch": ("batch", _whole(1, MAX_EVENTS), f"a number from 1 to {MAX_EVENTS}"),
     "x-demo-usage": ("usage", _usage, "none, zero, or two numbers P,C"),
+    "x-demo-cached-tokens": ("cached", _count, _COUNT_WANTS),
+    "x-demo-cache-written-tokens": ("cache_written", _count, _COUNT_WANTS),
+    "x-demo-reasoning-tokens": ("reasoning", _count, _COUNT_WANTS),
+    "x-demo-own-limit": ("own_limit", _count, _COUNT_WANTS),
     "x-demo-fault": ("fault", Fault, "one of " + ", ".join(Fault)),
 }
 

@@ -6,7 +6,8 @@
 --
 -- Writes gateway.stream {first_event_ms, events, bytes} inside the loop: after it would be too late when the client
 -- leaves. A write costs as much as all the rest, so from the eighth event on only every eighth is marked: `events` and
--- `bytes` are those of the last mark, from which the end is reckoned (extproc/ending.py).
+-- `bytes` are those of the last mark, from which the end is reckoned (extproc/ending.py). Empties gateway.admission
+-- {told} of every answer.
 
 local EVERY = 8
 local EVENT_END = "\n\r?\n"
@@ -51,6 +52,8 @@ local function is_event_stream(handle)
 end
 
 function envoy_on_response(handle)
+  -- The headers stand on the answer by now: what they told need not fill the access log.
+  handle:streamInfo():dynamicMetadata():set("gateway.admission", "told", "")
   if not is_event_stream(handle) then
     return
   end

@@ -15,7 +15,7 @@ from authz import grant as grants
 from extproc import admission as admissions
 from extproc import ending as endings
 from extproc import wire
-from extproc.process import LEASE_MS
+from extproc.admission import LEASE_MS
 from extproc.record import Admission
 from extproc.settlement import Settler
 from quota.reservation import QuotaOutage, Reservations
@@ -25,7 +25,10 @@ SERVICE_NAME = "envoy.service.accesslog.v3.AccessLogService"
 
 
 class AccessLog:
-    """Takes Envoy's access log. `observe_error` is told of an entry that could not be read.
+    """Takes Envoy's access log.
+
+    `observe_error` is told of an entry that could not be read, `observe_first_byte` of the milliseconds that the Router
+    took to the first byte of a stream that runs.
 
     Envoy keeps a stream where it has opened it. Who stands in for another ends it after `stay_seconds`, with the next
     message: the one after that goes to the other again, if he is back.
@@ -37,11 +40,13 @@ class AccessLog:
         settler: Settler,
         *,
         observe_error: Callable[[Exception], None],
+        observe_first_byte: Callable[[Admission, int], None] | None = None,
         stay_seconds: float = math.inf,
     ) -> None:
         self._reservations = reservations
         self._settler = settler
         self._observe_error = observe_error
+        self._observe_first_byte = observe_first_byte
         self._stay_seconds = stay_seconds
 
     def service(self) -> Service:
@@ -66,6 +71,8 @@ class AccessLog:
             self._settle(entry)
         elif entry.is_alive and entry.record:
             admission = admissions.decode(entry.record)
+            if self._observe_first_byte is not None and entry.first_byte_ms is not None:
+                self._observe_first_byte(admission, entry.first_byte_ms)
             try:
                 await self._reservations.renew(
                     admission.organization_id, admission.request_id, lease_ms=LEASE_MS, events=entry.events

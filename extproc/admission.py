@@ -1,58 +1,91 @@
 """What does a valid request ask of its limits, and what is written down of it when it is admitted?"""
 
+from dataclasses import dataclass
+from typing import Protocol
+
 import msgspec
 
 from authz.arrival import Arrival
 from authz.grant import Grant
 from extproc.inference_request import InferenceRequest
 from extproc.record import Admission
-from quota import estimate
-from quota.limit import Limit, Unit
-from quota.reservation import Claim, Demand
+from quota.applied import AppliedLimits
+from quota.charges import Charges, TokenUsage, charges
+from quota.estimate import Estimates
+from quota.rate_card import ModelRates
+from quota.reservation import Claim
 
+# Three periodic access-log entries in a row (envoy/envoy.yaml, access_log_flush_interval) may be lost.
+LEASE_MS = 20_000
 _ENCODER = msgspec.json.Encoder()
 _DECODER = msgspec.json.Decoder(Admission)
 
 
-def admit(grant: Grant, arrival: Arrival, request: InferenceRequest, *, now_ms: int) -> Admission:
+class Rated(Protocol):
+    """Knows the rates of every model, such as `quota.rate_card.RateCard`."""
+
+    def of(self, model: str) -> ModelRates:
+        """The rates of a model."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tariff:
+    """What a request is taken to use before it has run, and what that weighs and costs."""
+
+    estimates: Estimates
+    rates: Rated
+
+
+def admit(grant: Grant, arrival: Arrival, request: InferenceRequest, tariff: Tariff, *, now_ms: int) -> Admission:
     """The record of the admission, should the limits allow it."""
+    rated = tariff.rates.of(request.model)
     reserved = request.max_output_tokens
+    if reserved is None:
+        reserved = tariff.estimates.output_tokens(request.model, rated.output_tokens)
     return Admission(
         request_id=arrival.request_id,
         organization_id=grant.organization_id,
         tenant_id=grant.tenant_id,
         principal_id=grant.principal_id,
         key_id=grant.key_id,
+        plan=grant.plan,
         path=arrival.path,
         model=request.model,
         stream=request.stream,
         metering=grant.metering.value,
         received_ms=arrival.received_ms,
         admitted_ms=now_ms,
-        input_estimate=estimate.tokens(request.size),
-        output_reserved=estimate.DEFAULT_OUTPUT_TOKENS if reserved is None else reserved,
+        input_estimate=tariff.estimates.input_tokens(request.model, request.size),
+        output_reserved=reserved,
+        input_bytes=request.size,
+        rates=rated.rates,
     )
 
 
-def claim(grant: Grant, admission: Admission, *, output_named: bool, lease_ms: int) -> Claim:
-    """What the request asks of every limit. Without a maximum of its own, the answer makes do with less room."""
-    whole = admission.input_estimate + admission.output_reserved
-    least = whole if output_named else admission.input_estimate
-    of_tenant = [_demand(limit, f"tenant:{grant.tenant_id}", whole, least) for limit in grant.limits]
-    own = [_demand(limit, f"principal:{grant.principal_id}", whole, least) for limit in grant.principal_limits]
+def claim(admission: Admission, limits: AppliedLimits, *, output_named: bool) -> Claim:
+    """What the request asks of its limits. Without a maximum of its own, the answer makes do with less room."""
+    whole = charges(TokenUsage(input=admission.input_estimate, output=admission.output_reserved), admission.rates)
+    least = whole if output_named else _least(admission, whole)
     return Claim(
         organization_id=admission.organization_id,
         request_id=admission.request_id,
-        demands=(*of_tenant, *own),
+        limits=limits,
+        amounts=whole,
+        least=least,
         admission=encode(admission),
-        lease_ms=lease_ms,
+        lease_ms=LEASE_MS,
     )
 
 
-def _demand(limit: Limit, subject: str, whole: int, least: int) -> Demand:
-    if limit.unit is Unit.TOKENS:
-        return Demand(limit=limit, subject=subject, amount=whole, least=least)
-    return Demand(limit=limit, subject=subject, amount=1, least=1)
+def _least(admission: Admission, whole: Charges) -> Charges:
+    """The input alone; but 1 of everything that an answer uses, or a limit on that would not hold when it is full."""
+    given = charges(TokenUsage(input=admission.input_estimate, output=0), admission.rates)
+    return msgspec.structs.replace(
+        given,
+        output_tokens=min(1, whole.output_tokens),
+        tokens=max(given.tokens, min(1, whole.tokens)),
+        cost=max(given.cost, min(1, whole.cost)),
+    )
 
 
 def encode(admission: Admission) -> bytes:

@@ -11,8 +11,13 @@ import msgspec
 from extproc.lifecycle import Cause, State
 from extproc.record import Admission, Ending, UsageSource
 from quota import estimate
+from quota.charges import NOTHING, Charges, TokenUsage, charges
 
 _SUCCESS = range(200, 300)
+# The Router did not do what it was asked to, and it is not the caller's fault (RFC 9110 section 15.5.9, RFC 6585
+# section 4). Every other 4xx is its answer to the caller's own mistake.
+_SERVER_ERRORS = range(500, 600)
+_NOT_THE_CALLERS_FAULT = (408, 429)
 # An HTTP/1.1 or TLS connection that broke off, or an HTTP/2 stream that the client reset.
 _CLIENT_GONE = ("downstream_remote_disconnect", "http2.remote_reset", "downstream_local_disconnect")
 _TIMEOUTS = {
@@ -23,11 +28,17 @@ _TIMEOUTS = {
 }
 _NEVER_SENT = ("rbac_access_denied", "ext_proc_error", "spurious_message")
 _ANSWERED = "via_upstream"
+_BROKEN_OFF = frozenset({Cause.UPSTREAM_RESET, Cause.UPSTREAM_TIMEOUT, Cause.DEADLINE, Cause.GATEWAY_ERROR})
+# More than any request has. What counters add up must stay below 2^53, whatever a Router says.
+_MOST_TOKENS = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
-    """What an access-log entry says. None of `input_tokens` and `output_tokens` means that the Router did not say."""
+    """What an access-log entry says. None of tokens means that the Router did not say.
+
+    `input_tokens` are all, `cached_tokens` of them read from a cache; so with the output and `reasoning_tokens`.
+    """
 
     status: int
     details: str
@@ -39,23 +50,28 @@ class Observation:
     response_bytes: int
     first_event_ms: int | None
     ended_ms: int
+    cached_tokens: int | None = None
+    reasoning_tokens: int | None = None
 
 
 def read(seen: Observation, admission: Admission) -> Ending:
     """The ending of an admitted request."""
     state, cause = _outcome(seen)
-    input_tokens, output_tokens, source = _usage(seen, admission, cause)
+    usage, source = _usage(seen, admission, cause)
     return Ending(
         state=state,
         cause=cause,
         status=seen.status,
-        input_tokens=input_tokens,
-        output_tokens=output_tokens,
+        input_tokens=usage.input,
+        output_tokens=usage.output,
         usage_source=source,
         events=seen.events,
         response_bytes=seen.response_bytes,
         first_event_ms=seen.first_event_ms,
         ended_ms=seen.ended_ms,
+        cached_tokens=usage.cached,
+        reasoning_tokens=usage.reasoning,
+        charges=_charges(seen, cause, usage, admission),
     )
 
 
@@ -65,17 +81,19 @@ def lost(admission: Admission, *, events: int, ended_ms: int) -> Ending:
     When its progress is known, the events it wrote count instead of the reserved output.
     """
     output = min(events, admission.output_reserved) if events else admission.output_reserved
+    usage = TokenUsage(input=admission.input_estimate, output=output)
     return Ending(
         state=State.FAILED,
         cause=Cause.GATEWAY_LOST,
         status=0,
-        input_tokens=admission.input_estimate,
-        output_tokens=output,
+        input_tokens=usage.input,
+        output_tokens=usage.output,
         usage_source=UsageSource.ESTIMATED,
         events=events,
         response_bytes=0,
         first_event_ms=None,
         ended_ms=ended_ms,
+        charges=charges(usage, admission.rates),
     )
 
 
@@ -94,30 +112,67 @@ def _outcome(seen: Observation) -> tuple[State, Cause]:
     return State.COMPLETED, Cause.FINISHED
 
 
-def _usage(seen: Observation, admission: Admission, cause: Cause) -> tuple[int, int, UsageSource]:
+def _usage(seen: Observation, admission: Admission, cause: Cause) -> tuple[TokenUsage, UsageSource]:
     """Tokens in and out. The Router's own numbers win, zeros too; what it did not say is estimated."""
+    said_input, said_output = _said(seen.input_tokens), _said(seen.output_tokens)
     # What was admitted without any output, such as embeddings, has none to tell.
-    output_said = 0 if seen.output_tokens is None and admission.output_reserved == 0 else seen.output_tokens
-    if seen.input_tokens is not None and output_said is not None:
-        return seen.input_tokens, output_said, UsageSource.EXACT
+    if said_output is None and admission.output_reserved == 0:
+        said_output = 0
+    if said_input is not None and said_output is not None:
+        return _told(seen, said_input, said_output), UsageSource.EXACT
     if not seen.passed or cause is Cause.UPSTREAM_ERROR:
-        return seen.input_tokens or 0, seen.output_tokens or 0, UsageSource.EXACT
+        return _told(seen, said_input or 0, said_output or 0), UsageSource.EXACT
     input_tokens, output_tokens = _estimate(seen, admission, cause)
-    return (
-        input_tokens if seen.input_tokens is None else seen.input_tokens,
-        output_tokens if output_said is None else output_said,
-        UsageSource.ESTIMATED,
+    # A part that was said is known of a whole that was not.
+    whole_input = max(input_tokens, _said(seen.cached_tokens) or 0) if said_input is None else said_input
+    whole_output = max(output_tokens, _said(seen.reasoning_tokens) or 0) if said_output is None else said_output
+    return _told(seen, whole_input, whole_output), UsageSource.ESTIMATED
+
+
+def _told(seen: Observation, input_tokens: int, output_tokens: int) -> TokenUsage:
+    """The usage, with the parts of it that the Router has told apart: no more than the whole, whatever it says."""
+    return TokenUsage(
+        input=input_tokens,
+        output=output_tokens,
+        cached=min(_said(seen.cached_tokens) or 0, input_tokens),
+        reasoning=min(_said(seen.reasoning_tokens) or 0, output_tokens),
     )
 
 
+def _said(tokens: int | None) -> int | None:
+    return tokens if tokens is None or tokens <= _MOST_TOKENS else None
+
+
 def _estimate(seen: Observation, admission: Admission, cause: Cause) -> tuple[int, int]:
-    if seen.events == 0 and seen.status not in _SUCCESS and cause is not Cause.CLIENT_DISCONNECT:
+    if cause in _BROKEN_OFF and _is_silent(seen):
         return 0, 0  # the Router answered nothing
     # An event carries a token, or more when the Router batches them; a JSON answer is counted by its bytes. A client
     # that left before the answer had asked for it all the same.
     if admission.stream:
-        return admission.input_estimate, seen.events
-    return admission.input_estimate, estimate.tokens(seen.response_bytes) if seen.response_bytes else 0
+        return admission.input_estimate, min(seen.events, _MOST_TOKENS)
+    output = estimate.tokens(seen.response_bytes) if seen.response_bytes else 0
+    return admission.input_estimate, min(output, _MOST_TOKENS)
+
+
+def _charges(seen: Observation, cause: Cause, usage: TokenUsage, admission: Admission) -> Charges:
+    """What the limits count: all that was used, or nothing when nothing came of it through no fault of the caller's."""
+    if not seen.passed:
+        return NOTHING
+    if cause is Cause.UPSTREAM_ERROR and not usage.output:
+        # A request that is wrong stays counted: else a client could press wrong bodies on the Router past its limit.
+        return NOTHING if _is_the_routers_fault(seen.status) else Charges(requests=1)
+    if cause in _BROKEN_OFF and not usage.output and _is_silent(seen):
+        return NOTHING
+    return charges(usage, admission.rates)
+
+
+def _is_the_routers_fault(status: int) -> bool:
+    return status in _SERVER_ERRORS or status in _NOT_THE_CALLERS_FAULT
+
+
+def _is_silent(seen: Observation) -> bool:
+    """Whether nothing of an answer had come. With another status than 2xx, the bytes are Envoy's own reply."""
+    return seen.events == 0 and (seen.status not in _SUCCESS or seen.response_bytes == 0)
 
 
 _ENCODER = msgspec.json.Encoder()

@@ -5,6 +5,7 @@ from enum import StrEnum
 import msgspec
 
 from extproc.lifecycle import Cause, State
+from quota.charges import NOTHING, Charges, Rates
 
 
 class UsageSource(StrEnum):
@@ -14,11 +15,20 @@ class UsageSource(StrEnum):
     ESTIMATED = "estimated"
 
 
-class Admission(msgspec.Struct, frozen=True, kw_only=True):
+class Degraded(StrEnum):
+    """How a request was admitted while the limits could not be asked."""
+
+    NO = ""
+    OPEN = "open"  # without limits
+    LOCAL = "local"  # under its worker's share of them
+
+
+class Admission(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What was known when the request was admitted. Times are milliseconds since the epoch.
 
-    `input_estimate` and `output_reserved` are tokens. It travels in Envoy's dynamic metadata and stands in Redis, so
-    that whoever sees the end can write the whole row, even when the other two have lost it.
+    `input_estimate` and `output_reserved` are tokens, the former made of `input_bytes`. `rates` are those of its model
+    at that time: it is charged by them whoever settles it. It travels in Envoy's dynamic metadata and stands in Redis,
+    so that whoever sees the end can write the whole row, even when the other two have lost it.
     """
 
     request_id: str
@@ -34,10 +44,18 @@ class Admission(msgspec.Struct, frozen=True, kw_only=True):
     admitted_ms: int
     input_estimate: int
     output_reserved: int
+    input_bytes: int = 0
+    rates: Rates = Rates()
+    degraded: Degraded = Degraded.NO
+    plan: str = ""
 
 
-class Ending(msgspec.Struct, frozen=True, kw_only=True):
-    """How a request ended, and what it used. Times are milliseconds since the epoch; `status` 0 is no answer sent."""
+class Ending(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How a request ended, and what it used. Times are milliseconds since the epoch; `status` 0 is no answer sent.
+
+    Of the input tokens `cached_tokens` were read from a cache, of the output `reasoning_tokens` were never shown.
+    `charges` is what the limits count; a request that got nothing for it counts nothing.
+    """
 
     state: State
     cause: Cause
@@ -49,10 +67,19 @@ class Ending(msgspec.Struct, frozen=True, kw_only=True):
     response_bytes: int
     first_event_ms: int | None
     ended_ms: int
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+    charges: Charges = NOTHING
 
 
 class UsageRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """The settled fact: one per admitted request, one row in `inference_requests`."""
+    """The settled fact: one per admitted request, one row in `inference_requests`.
+
+    `reserved_ms` is when room was taken by the clock of Redis, None when that knew of no reservation; `settlement` the
+    place of the settled event among those of its shard.
+    """
 
     admission: Admission
     ending: Ending
+    reserved_ms: int | None = None
+    settlement: int | None = None

@@ -7,7 +7,7 @@ the request's lease has run out. A settlement that Redis does not take waits her
 
 import asyncio
 import math
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -24,6 +24,8 @@ GRACE_SECONDS = 3.0
 RETRY_SECONDS = 0.25
 # What waits for Redis is bounded; beyond it the oldest is left to the sweeper.
 MAX_WAITING = 100_000
+# What a flush, or a failover, can make Redis forget before the ledger has it: that of some seconds, a kilobyte each.
+MAX_REMEMBERED = 10_000
 _BATCH = 500
 _T = TypeVar("_T")
 
@@ -65,6 +67,7 @@ class Settler:
         self._closed: OrderedDict[str, _Closed] = OrderedDict()
         self._out_at = -math.inf
         self._waiting: OrderedDict[str, _Operation] = OrderedDict()
+        self._taken: deque[Settlement] = deque(maxlen=MAX_REMEMBERED)
         self._running: set[asyncio.Task[None]] = set()
 
     @property
@@ -107,6 +110,16 @@ class Settler:
             if not all(await asyncio.gather(*(self._attempt(operation) for operation in batch))):
                 return
 
+    async def settle_again(self) -> int:
+        """Settle once more what was settled last, in a store that may have lost it; returns how much it had lost.
+
+        Raises `QuotaOutage`, after which all may be settled again.
+        """
+        taken, lost = list(self._taken), 0
+        for start in range(0, len(taken), _BATCH):
+            lost += sum(await asyncio.gather(*map(self._reservations.settle, taken[start : start + _BATCH])))
+        return lost
+
     async def finish(self) -> None:
         """Wait for what has been started, and try once more what waits."""
         while self._running:
@@ -137,7 +150,11 @@ class Settler:
         admission = operation.admission
         if operation.settlement is None or operation.ending is None:
             await self._reservations.release(admission.organization_id, admission.request_id)
-        elif await self._reservations.settle(operation.settlement):
+            return
+        made = await self._reservations.settle(operation.settlement)
+        if operation.settlement.admission is not None:
+            self._taken.append(operation.settlement)
+        if made:
             self._observe(admission, operation.ending)
 
     async def _settle_unlogged(self) -> None:
@@ -151,8 +168,10 @@ class Settler:
         for closed, events in zip(due, progress[: len(due)], strict=True):
             admission = closed.admission
             known = self._closed.pop(admission.request_id, None) is not None
-            if known and events is not None and admission.request_id not in self._waiting:
-                self.settle(admission, endings.lost(admission, events=events, ended_ms=self._now_ms()))
+            # What was admitted without the store is not open there either, whether somebody has settled it or not.
+            settled = events is None and not admission.degraded
+            if known and not settled and admission.request_id not in self._waiting:
+                self.settle(admission, endings.lost(admission, events=events or 0, ended_ms=self._now_ms()))
 
     def _due(self) -> list[_Closed]:
         latest = self._now() - GRACE_SECONDS
@@ -177,7 +196,7 @@ def settlement(admission: Admission, ending: Ending, *, only_if_overdue: bool = 
     return Settlement(
         organization_id=admission.organization_id,
         request_id=admission.request_id,
-        tokens=ending.input_tokens + ending.output_tokens,
+        charges=ending.charges,
         ending=endings.encode(ending),
         admission=None if only_if_overdue else admissions.encode(admission),
         only_if_overdue=only_if_overdue,

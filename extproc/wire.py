@@ -3,7 +3,7 @@
 The only place of `extproc` that knows them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from authz import error_body
@@ -17,6 +17,8 @@ ADMISSION_NAMESPACE = "gateway.admission"
 USAGE_NAMESPACE = "gateway.usage"
 STREAM_NAMESPACE = "gateway.stream"
 
+# Of the admission: the headers that the answer gets, for Envoy puts them there (envoy/envoy.yaml).
+_TOLD = "told"
 # Envoy's local replies are rewritten by local_reply_config, except those whose details begin so.
 DETAILS_PREFIX = "sidecar_"
 # envoy.data.accesslog.v3.AccessLogType
@@ -48,8 +50,11 @@ def grant_and_arrival(message: Any) -> tuple[str, str]:
     return fields[GRANT_KEY].string_value, fields[ARRIVAL_KEY].string_value
 
 
-def let_pass(*, record: str, body: bytes | None, strip_usage: bool) -> bytes:
-    """Admit the request: rbac lets pass what carries this mark, the access log brings the record back."""
+def let_pass(*, record: str, body: bytes | None, strip_usage: bool, headers: Sequence[tuple[str, str]] = ()) -> bytes:
+    """Admit the request: rbac lets pass what carries this mark, the access log brings the record back.
+
+    `headers` go on the answer, whoever gives it.
+    """
     response = ProcessingResponse()
     common = response.request_body.response
     common.SetInParent()
@@ -64,6 +69,10 @@ def let_pass(*, record: str, body: bytes | None, strip_usage: bool) -> bytes:
     fields["record"].string_value = record
     if strip_usage:
         fields["strip_usage"].string_value = "yes"
+    if headers:
+        told = fields[_TOLD].struct_value.fields
+        for name, value in headers:
+            told[name].string_value = value
     return bytes(response.SerializeToString())
 
 
@@ -83,10 +92,19 @@ def refuse(refusal: Refusal, *, dialect: Dialect, request_id: str, now: float) -
 
 
 def pass_headers() -> bytes:
-    """Leave the response headers as they are."""
+    """Leave the response headers as they are. What they told has done its work, and need not fill the access log."""
+    return _PASS_HEADERS
+
+
+def _headers_passed() -> bytes:
     response = ProcessingResponse()
     response.response_headers.response.SetInParent()
+    admission = response.dynamic_metadata.fields[ADMISSION_NAMESPACE].struct_value
+    admission.fields[_TOLD].string_value = ""
     return bytes(response.SerializeToString())
+
+
+_PASS_HEADERS = _headers_passed()
 
 
 def pass_trailers() -> bytes:
@@ -160,18 +178,50 @@ class LogEntry:
         """What the entry says of the request's end."""
         common, response = self._common, self._entry.response
         flags = common.response_flags
+        input_tokens, cached_tokens = self._input()
         return Observation(
             status=response.response_code.value,
             details=response.response_code_details,
             client_gone=flags.downstream_connection_termination or flags.downstream_remote_reset,
             passed=bool(self.record),
-            input_tokens=self._number(USAGE_NAMESPACE, "input"),
+            input_tokens=input_tokens,
             output_tokens=self._number(USAGE_NAMESPACE, "output"),
             events=self.events,
             response_bytes=response.response_body_bytes,
             first_event_ms=self._number(STREAM_NAMESPACE, "first_event_ms"),
             ended_ms=_milliseconds(common.start_time) + _milliseconds(common.duration),
+            cached_tokens=cached_tokens,
+            reasoning_tokens=self._number(USAGE_NAMESPACE, "reasoning"),
         )
+
+    @property
+    def first_byte_ms(self) -> int | None:
+        """How long the Router took for the first byte of its answer, once it had the request; None without one."""
+        common = self._common
+        if not (common.HasField("time_to_first_upstream_rx_byte") and common.HasField("time_to_last_upstream_tx_byte")):
+            return None
+        received, sent = common.time_to_first_upstream_rx_byte, common.time_to_last_upstream_tx_byte
+        took = (received.seconds - sent.seconds) * _MS_PER_SECOND + (received.nanos - sent.nanos) // _NS_PER_MS
+        return max(0, int(took))  # below, it answered before it had the whole body
+
+    def _input(self) -> tuple[int | None, int | None]:
+        """All tokens in, and those of them that were read from a cache.
+
+        OpenAI's prompt_tokens and the input_tokens of its later APIs are all. Anthropic's input_tokens are what is
+        left beside cache_read_input_tokens and cache_creation_input_tokens. A Router that says prompt_tokens and the
+        latter two, as some do, has them in the former.
+        """
+        cached = self._number(USAGE_NAMESPACE, "cached")
+        read, written = self._number(USAGE_NAMESPACE, "cache_read"), self._number(USAGE_NAMESPACE, "cache_written")
+        cached = read if cached is None else cached
+        prompt = self._number(USAGE_NAMESPACE, "prompt")
+        if prompt is not None:
+            return prompt, cached
+        rest = self._number(USAGE_NAMESPACE, "input")
+        if rest is None:
+            return None, cached
+        whole = rest + (read or 0) + (written or 0)
+        return (whole if whole < _MAX_NUMBER else None), cached
 
     def _text(self, namespace: str, key: str) -> str:
         if namespace not in self._metadata:

@@ -4,49 +4,35 @@ The same algorithm as the Lua scripts, readable: the contract suite runs over bo
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from quota.limit import Limit, Window
-from quota.reservation import Claim, Demand, Exceeded, Overdue, Reservation, SettledEvent, Settlement
-
-# How long after a refusal for want of a slot it is worth asking again: any running request may end meanwhile.
-SLOT_RETRY_MS = 1000
-
-
-@dataclass(slots=True)
-class _Window:
-    slices: dict[int, int] = field(default_factory=dict)
-
-    def used(self, limit: Limit, now_ms: int) -> int:
-        oldest = now_ms // limit.slice_ms - limit.live_slices + 1
-        for number in [number for number in self.slices if number < oldest]:
-            del self.slices[number]
-        return sum(self.slices.values())
-
-    def room_after_ms(self, demand: Demand, now_ms: int) -> int | None:
-        limit, used = demand.limit, self.used(demand.limit, now_ms)
-        for number in sorted(self.slices):
-            used -= self.slices[number]
-            if used + demand.least <= limit.ceiling:
-                return (number + limit.live_slices) * limit.slice_ms - now_ms
-        return None
-
-
-@dataclass(slots=True)
-class _Hold:
-    key: tuple[str, str]
-    limit: Limit
-    amount: int
-    slice: int
+from quota.applied import AppliedLimit, AppliedLimits
+from quota.charges import NOTHING, Charges
+from quota.counters import SLOT_RETRY_MS, Hold, SlotCounter, WindowCounter, burst_of, span_of
+from quota.limit import Window
+from quota.reservation import Claim, Exceeded, Overdue, Reservation, SettledEvent, Settlement, Standing
 
 
 @dataclass(slots=True)
 class _Record:
     admission: bytes
     reservation: Reservation
-    holds: list[_Hold]
+    holds: list[Hold]
     lease_end_ms: int
     events: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    applied: AppliedLimit
+    used: int
+    least: int
+    retry_after_ms: int | None
+
+    @property
+    def rank(self) -> tuple[int, bool, int]:
+        """By priority, then one that never fits, then the longer wait."""
+        return self.applied.limit.priority, self.retry_after_ms is None, self.retry_after_ms or 0
 
 
 class MemoryReservations:
@@ -56,8 +42,9 @@ class MemoryReservations:
         self._now_ms = now_ms
         self._open: dict[str, _Record] = {}
         self._settled: set[str] = set()
-        self._windows: dict[tuple[str, str], _Window] = {}
-        self._slots: dict[tuple[str, str], dict[str, int]] = {}
+        self._released: set[str] = set()
+        self._windows: dict[str, WindowCounter] = {}
+        self._slots: dict[str, SlotCounter] = {}
         self._events: list[SettledEvent] = []
         self._event_count = 0
 
@@ -67,15 +54,21 @@ class MemoryReservations:
         if known is not None:
             return known.reservation
         now_ms = self._now_ms()
-        if claim.request_id in self._settled:
-            return Reservation(at_ms=now_ms, taken=())
-        amounts = []
-        for demand in claim.demands:
-            found = self._room(demand, now_ms)
-            if isinstance(found, Exceeded):
-                return found
-            amounts.append(found)
-        return self._take(claim, amounts, now_ms)
+        if claim.request_id in self._settled or claim.request_id in self._released:
+            return Reservation(at_ms=now_ms, taken=(), standings=())
+        found = [self._refusal(claim, each, now_ms) for each in claim.limits.limits]
+        refusals = [refusal for refusal in found if refusal and refusal.applied.limit.enforced]
+        if not refusals:
+            shadowed = tuple(index for index, refusal in enumerate(found) if refusal)
+            return self._take(claim, shadowed, now_ms)
+        named = max(refusals, key=lambda refusal: refusal.rank)  # of equals the first
+        return Exceeded(
+            limit=named.applied,
+            used=named.used,
+            demanded=named.least,
+            retry_after_ms=named.retry_after_ms,
+            standings=self._standings(claim.limits, now_ms),
+        )
 
     async def settle(self, settlement: Settlement) -> bool:
         """See `Reservations.settle`."""
@@ -84,22 +77,22 @@ class MemoryReservations:
         if record is None:
             if settlement.admission is None or request_id in self._settled:
                 return False
-            self._append(settlement.admission, settlement.ending)
-            self._settled.add(request_id)
-            return True
-        if settlement.only_if_overdue and record.lease_end_ms > self._now_ms():
-            return False
-        self._give_back(request_id, tokens=settlement.tokens, requests=False)
+            self._append(settlement.admission, settlement.ending, None)
+        else:
+            if settlement.only_if_overdue and record.lease_end_ms > self._now_ms():
+                return False
+            self._end(request_id, settlement.charges)
+            self._append(settlement.admission or record.admission, settlement.ending, record.reservation.at_ms)
         self._settled.add(request_id)
-        self._append(record.admission, settlement.ending)
         return True
 
     async def release(self, organization_id: str, request_id: str) -> bool:
         """See `Reservations.release`."""
         del organization_id
         if request_id not in self._open:
+            self._released.add(request_id)
             return False
-        self._give_back(request_id, tokens=0, requests=True)
+        self._end(request_id, NOTHING)
         return True
 
     async def renew(self, organization_id: str, request_id: str, *, lease_ms: int, events: int) -> bool:
@@ -112,7 +105,7 @@ class MemoryReservations:
         record.events = max(record.events, events)
         for hold in record.holds:
             if hold.limit.window is Window.LEASE:
-                self._slots[hold.key][request_id] = record.lease_end_ms
+                self._slots_of(hold.counter).ends[request_id] = record.lease_end_ms
         return True
 
     async def progress(self, requests: Sequence[tuple[str, str]]) -> list[int | None]:
@@ -130,6 +123,11 @@ class MemoryReservations:
         ]
         return found[:limit]
 
+    async def standings(self, organization_id: str, limits: AppliedLimits) -> tuple[Standing, ...]:
+        """See `Reservations.standings`."""
+        del organization_id
+        return self._standings(limits, self._now_ms())
+
     async def read(self, *, count: int, wait_ms: int) -> list[SettledEvent]:
         """See `SettledEvents.read`; never waits."""
         del wait_ms
@@ -140,61 +138,91 @@ class MemoryReservations:
         gone = {event.id for event in events}
         self._events = [event for event in self._events if event.id not in gone]
 
-    def used(self, demand: Demand) -> int:
-        """What is taken under a demand's limit now, in its unit."""
-        key = (demand.subject, demand.limit.name)
-        if demand.limit.window is Window.LEASE:
-            return len(self._slots.get(key, {}))
-        return self._windows.get(key, _Window()).used(demand.limit, self._now_ms())
+    def used(self, applied_limit: AppliedLimit, time_zone: str = "UTC") -> int:
+        """What the limit's counter holds now, in its unit."""
+        limits = AppliedLimits((applied_limit,), time_zone)
+        return self._standing(limits, applied_limit, self._now_ms()).used
 
-    def _room(self, demand: Demand, now_ms: int) -> int | Exceeded:
-        limit, key = demand.limit, (demand.subject, demand.limit.name)
+    def _refusal(self, claim: Claim, applied: AppliedLimit, now_ms: int) -> _Refusal | None:
+        """Why the claim does not fit under a limit; None when it does."""
+        limit, least = applied.limit, claim.least.of(applied.limit.unit)
+        if least <= self._room(claim.limits, applied, now_ms):
+            return None
+        retry_after_ms: int | None = SLOT_RETRY_MS
+        if least > limit.ceiling or 0 < burst_of(limit) < least:
+            retry_after_ms = None
+        elif limit.window is not Window.LEASE:
+            span = span_of(limit, claim.limits.zone_of(applied), now_ms)
+            retry_after_ms = self._window_of(applied.counter).retry_after_ms(limit, span, least, now_ms)
+        used = self._standing(claim.limits, applied, now_ms).used
+        return _Refusal(applied, used, least, retry_after_ms)
+
+    def _room(self, limits: AppliedLimits, applied: AppliedLimit, now_ms: int) -> int:
+        limit = applied.limit
         if limit.window is Window.LEASE:
-            slots = self._slots.setdefault(key, {})
-            for request_id in [request_id for request_id, end in slots.items() if end <= now_ms]:
-                del slots[request_id]
-            used, retry_after_ms = len(slots), SLOT_RETRY_MS
-        else:
-            window = self._windows.setdefault(key, _Window())
-            used, retry_after_ms = window.used(limit, now_ms), window.room_after_ms(demand, now_ms) or 0
-        if used + demand.least <= limit.ceiling:
-            return max(demand.least, min(demand.amount, limit.ceiling - used))
-        never = demand.least > limit.ceiling
-        return Exceeded(limit=limit, used=used, retry_after_ms=None if never else retry_after_ms)
+            return limit.ceiling - self._slots_of(applied.counter).standing(now_ms).used
+        span = span_of(limit, limits.zone_of(applied), now_ms)
+        return self._window_of(applied.counter).room(limit, span, now_ms)
 
-    def _take(self, claim: Claim, amounts: list[int], now_ms: int) -> Reservation:
+    def _take(self, claim: Claim, shadowed: tuple[int, ...], now_ms: int) -> Reservation:
         lease_end_ms = now_ms + claim.lease_ms
-        holds = []
-        for demand, amount in zip(claim.demands, amounts, strict=True):
-            limit, key = demand.limit, (demand.subject, demand.limit.name)
-            if limit.window is Window.LEASE:
-                self._slots[key][claim.request_id] = lease_end_ms
-                holds.append(_Hold(key, limit, amount, 0))
-                continue
-            number = now_ms // limit.slice_ms
-            slices = self._windows[key].slices
-            slices[number] = slices.get(number, 0) + amount
-            holds.append(_Hold(key, limit, amount, number))
-        reservation = Reservation(at_ms=now_ms, taken=tuple(amounts))
+        holds = [self._hold(claim, each, now_ms) for each in claim.limits.limits]
+        reservation = Reservation(
+            at_ms=now_ms,
+            taken=tuple(hold.amount for hold in holds),
+            standings=self._standings(claim.limits, now_ms),
+            shadowed=shadowed,
+        )
         self._open[claim.request_id] = _Record(claim.admission, reservation, holds, lease_end_ms)
         return reservation
 
-    def _give_back(self, request_id: str, *, tokens: int | None, requests: bool) -> None:
-        record = self._open.pop(request_id)
-        for hold in record.holds:
-            if hold.limit.window is Window.LEASE:
-                self._slots[hold.key].pop(request_id, None)
-                continue
-            slices = self._windows[hold.key].slices
-            fact = hold.amount
-            if hold.limit.unit == "tokens" and tokens is not None:
-                fact = tokens
-            elif hold.limit.unit == "requests" and requests:
-                fact = 0
-            self._windows[hold.key].used(hold.limit, self._now_ms())
-            if hold.slice in slices:
-                slices[hold.slice] += fact - hold.amount
+    def _hold(self, claim: Claim, applied: AppliedLimit, now_ms: int) -> Hold:
+        limit, counter = applied.limit, applied.counter
+        amount = self._amount(claim, applied, now_ms)
+        if limit.window is Window.LEASE:
+            self._slots_of(counter).ends[claim.request_id] = now_ms + claim.lease_ms
+            return Hold(counter=counter, limit=limit, amount=amount, slice=-1, at_ms=now_ms)
+        span = span_of(limit, claim.limits.zone_of(applied), now_ms)
+        self._window_of(counter).take(limit, span, amount, now_ms)
+        return Hold(counter=counter, limit=limit, amount=amount, slice=span.slice, at_ms=now_ms)
 
-    def _append(self, admission: bytes, ending: bytes) -> None:
+    def _amount(self, claim: Claim, applied: AppliedLimit, now_ms: int) -> int:
+        """What to take: as much as is asked for and fits, and no less than will do. In shadow mode all."""
+        amount, least = claim.amounts.of(applied.limit.unit), claim.least.of(applied.limit.unit)
+        if applied.limit.enforced:
+            amount = min(amount, self._room(claim.limits, applied, now_ms))
+        return max(least, amount)
+
+    def _end(self, request_id: str, charges: Charges) -> None:
+        for hold in self._open.pop(request_id).holds:
+            if hold.limit.window is Window.LEASE:
+                self._slots_of(hold.counter).ends.pop(request_id, None)
+            else:
+                self._window_of(hold.counter).replace(hold, charges.of(hold.limit.unit), self._now_ms())
+
+    def _standings(self, limits: AppliedLimits, now_ms: int) -> tuple[Standing, ...]:
+        return tuple(self._standing(limits, each, now_ms) for each in limits.limits)
+
+    def _standing(self, limits: AppliedLimits, applied: AppliedLimit, now_ms: int) -> Standing:
+        if applied.limit.window is Window.LEASE:
+            return self._slots_of(applied.counter).standing(now_ms)
+        span = span_of(applied.limit, limits.zone_of(applied), now_ms)
+        return self._window_of(applied.counter).standing(span, now_ms)
+
+    def _window_of(self, counter: str) -> WindowCounter:
+        return self._windows.setdefault(counter, WindowCounter())
+
+    def _slots_of(self, counter: str) -> SlotCounter:
+        return self._slots.setdefault(counter, SlotCounter())
+
+    def _append(self, admission: bytes, ending: bytes, reserved_ms: int | None) -> None:
         self._event_count += 1
-        self._events.append(SettledEvent(id=str(self._event_count), shard=0, admission=admission, ending=ending))
+        self._events.append(
+            SettledEvent(
+                id=f"{self._event_count}-0",
+                shard=0,
+                admission=admission,
+                ending=ending,
+                reserved_ms=reserved_ms,
+            )
+        )

@@ -5,31 +5,31 @@ a script finds them on one node of a Redis Cluster; each shard has its own strea
 """
 
 import asyncio
+import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
-from redis.asyncio import Redis
-from redis.exceptions import RedisError, ResponseError
+import msgspec
+from redis.exceptions import ResponseError
 
-from quota.pipe import Argument, RedisPipe
-from quota.reservation import (
-    Claim,
-    Demand,
-    Exceeded,
-    Overdue,
-    QuotaOutage,
-    Reservation,
-    SettledEvent,
-    Settlement,
-)
+from quota.applied import AppliedLimits
+from quota.facts import KnownFacts
+from quota.pipe import Argument, Pipe
+from quota.reservation import Claim, Exceeded, Overdue, QuotaOutage, Reservation, Settlement, Standing
 from quota.scripts import Script, load, run
 
 SHARDS = 16
 _PREFIX = "igw1"
 _RESERVE, _SETTLE, _RENEW, _OVERDUE = load("reserve"), load("settle"), load("renew"), load("overdue")
-_TAKEN = 1
+_STANDINGS = load("standings")
+_REFUSED, _TAKEN, _OTHER_PERIOD, _NOT_WHOLE = range(4)  # how an answer begins
+_NEVER = -1
+_NUMBERS_OF_A_STANDING = 3
 _OVERDUE_FIELDS = 3
+_ENCODE = msgspec.msgpack.Encoder().encode
+_DECODE = msgspec.msgpack.Decoder(list[int]).decode
 
 
 def shard_of(organization_id: str) -> int:
@@ -46,52 +46,49 @@ def _record(shard: int, request_id: str) -> str:
     return key_of(shard, "request", request_id)
 
 
-class RedisReservations:
-    """Reservations that all workers share. No call waits longer than `deadline` seconds.
+def _wall_ms() -> int:
+    return time.time_ns() // 1_000_000
 
-    They use one connection of their own, made as `redis` would make it.
+
+class RedisReservations:
+    """Reservations that all workers share. The pipe is its owner's to close.
+
+    `now_ms`, milliseconds since the epoch, only guesses which calendar periods Redis, whose clock counts, will need.
     """
 
-    def __init__(self, redis: Redis, *, deadline: float) -> None:
-        self._pipe = RedisPipe(redis.connection_pool.make_connection, deadline=deadline)
-
-    async def aclose(self) -> None:
-        """Close the connection."""
-        await self._pipe.aclose()
+    def __init__(self, pipe: Pipe, now_ms: Callable[[], int] = _wall_ms) -> None:
+        self._pipe = pipe
+        self._now_ms = now_ms
+        self._ahead_ms = 0  # Redis's clock of ours, when it mattered
+        self._facts = KnownFacts()
+        self._counters: WeakKeyDictionary[AppliedLimits, tuple[int, list[str]]] = WeakKeyDictionary()
 
     async def reserve(self, claim: Claim) -> Reservation | Exceeded:
         """See `Reservations.reserve`."""
         shard = shard_of(claim.organization_id)
-        keys = [_record(shard, claim.request_id), key_of(shard, "leases")]
-        arguments: list[Argument] = [claim.request_id, claim.admission, claim.lease_ms]
-        for demand in claim.demands:
-            keys.append(key_of(shard, "limit", demand.subject, demand.limit.name))
-            arguments += _demand_arguments(demand)
-        answer = await self._run(_RESERVE, keys, arguments)
-        if answer[0] == _TAKEN:
-            return Reservation(at_ms=answer[1], taken=tuple(answer[2:]))
-        _, index, used, retry_after_ms = answer
-        return Exceeded(
-            limit=claim.demands[index - 1].limit,
-            used=used,
-            retry_after_ms=None if retry_after_ms < 0 else retry_after_ms,
-        )
+        keys = [_record(shard, claim.request_id), key_of(shard, "leases"), key_of(shard, "epoch")]
+        amounts, leasts = msgspec.structs.astuple(claim.amounts), msgspec.structs.astuple(claim.least)
+        numbers = _ENCODE((claim.lease_ms, *amounts, *leasts))
+        arguments: list[Argument] = [claim.request_id, claim.admission, numbers]
+        answer = await self._counting(_RESERVE, keys, arguments, (shard, claim.limits))
+        return _reservation(answer) if answer[0] == _TAKEN else _exceeded(answer, claim.limits)
 
     async def settle(self, settlement: Settlement) -> bool:
         """See `Reservations.settle`."""
-        tokens: Argument = "" if settlement.tokens is None else settlement.tokens
-        arguments = [tokens, settlement.ending, settlement.admission or b"", int(settlement.only_if_overdue)]
-        return await self._end(settlement.organization_id, settlement.request_id, [*arguments, "settle"])
+        charges = _ENCODE(msgspec.structs.astuple(settlement.charges))
+        how = "overdue" if settlement.only_if_overdue else "settle"
+        arguments: list[Argument] = [charges, settlement.ending, settlement.admission or b"", how]
+        return await self._end(settlement.organization_id, settlement.request_id, arguments)
 
     async def release(self, organization_id: str, request_id: str) -> bool:
         """See `Reservations.release`."""
-        return await self._end(organization_id, request_id, ["", b"", b"", 0, "release"])
+        return await self._end(organization_id, request_id, [_ENCODE(()), b"", b"", "release"])
 
     async def renew(self, organization_id: str, request_id: str, *, lease_ms: int, events: int) -> bool:
         """See `Reservations.renew`."""
         shard = shard_of(organization_id)
         keys = [_record(shard, request_id), key_of(shard, "leases")]
-        return bool(await self._run(_RENEW, keys, [request_id, lease_ms, events]))
+        return bool(await run(self._pipe, _RENEW, keys, [request_id, lease_ms, events]))
 
     async def progress(self, requests: Sequence[tuple[str, str]]) -> list[int | None]:
         """See `Reservations.progress`. Few are open: one command finds them, however many are asked for."""
@@ -101,6 +98,50 @@ class RedisReservations:
         answers = await asyncio.gather(*(self._progress_in(shard, ids) for shard, ids in by_shard.items()))
         found = {request_id: events for answer in answers for request_id, events in answer}
         return [found.get(request_id) for _, request_id in requests]
+
+    async def overdue(self, *, limit: int) -> list[Overdue]:
+        """See `Reservations.overdue`."""
+        answers = await asyncio.gather(*(self._overdue_in(shard, limit) for shard in range(SHARDS)))
+        return [found for answer in answers for found in answer][:limit]
+
+    async def held(self) -> int:
+        """How many requests hold a reservation now. Raises QuotaOutage."""
+        try:
+            calls = (self._pipe.call("ZCARD", key_of(shard, "leases")) for shard in range(SHARDS))
+            return sum(await asyncio.gather(*calls))
+        except ResponseError as error:
+            raise QuotaOutage(f"Redis could not do it: {error}") from error
+
+    async def standings(self, organization_id: str, limits: AppliedLimits) -> tuple[Standing, ...]:
+        """See `Reservations.standings`."""
+        shard = shard_of(organization_id)
+        answer = await self._counting(_STANDINGS, [key_of(shard, "epoch")], [], (shard, limits))
+        return _standings(answer[1:])
+
+    async def _counting(
+        self, script: Script, keys: list[str], arguments: list[Argument], counted: tuple[int, AppliedLimits]
+    ) -> list[int]:
+        """The answer of a script that takes the counters and the facts of limits after all else."""
+        shard, limits = counted
+        keys = [*keys, *self._counters_of(shard, limits)]
+        for _ in range(2):
+            facts = self._facts.of(limits, self._now_ms() + self._ahead_ms)
+            answer = _DECODE(await run(self._pipe, script, keys, [*arguments, facts.message]))
+            if answer[0] != _OTHER_PERIOD:
+                break
+            self._ahead_ms = answer[1] - self._now_ms()
+        else:
+            raise QuotaOutage("the clocks of Redis and of this machine do not agree")
+        if answer[0] == _NOT_WHOLE:
+            raise QuotaOutage("Redis has lost its data: its counters are not whole until they are rebuilt")
+        return answer
+
+    def _counters_of(self, shard: int, limits: AppliedLimits) -> list[str]:
+        known = self._counters.get(limits)
+        if known is None or known[0] != shard:
+            keys = [key_of(shard, "counter", each.counter) for each in limits.limits]
+            known = self._counters[limits] = shard, keys
+        return known[1]
 
     async def _progress_in(self, shard: int, request_ids: list[str]) -> list[tuple[str, int]]:
         try:
@@ -113,129 +154,42 @@ class RedisReservations:
             raise QuotaOutage(f"Redis could not do it: {error}") from error
         return [(request_id, int(count or 0)) for request_id, count in zip(leased, events, strict=True)]
 
-    async def overdue(self, *, limit: int) -> list[Overdue]:
-        """See `Reservations.overdue`."""
-        answers = await asyncio.gather(*(self._overdue_in(shard, limit) for shard in range(SHARDS)))
-        return [found for answer in answers for found in answer][:limit]
-
     async def _overdue_in(self, shard: int, limit: int) -> list[Overdue]:
-        flat = await self._run(_OVERDUE, [key_of(shard, "leases")], [limit, _record(shard, "")])
+        flat = await run(self._pipe, _OVERDUE, [key_of(shard, "leases")], [limit, _record(shard, "")])
         rows = [flat[at : at + _OVERDUE_FIELDS] for at in range(0, len(flat), _OVERDUE_FIELDS)]
         return [
             Overdue(request_id=request_id.decode(), admission=admission, events=int(events))
             for request_id, admission, events in rows
         ]
 
-    async def _run(self, script: Script, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
-        return await run(self._pipe, script, keys, arguments)
-
     async def _end(self, organization_id: str, request_id: str, arguments: list[Argument]) -> bool:
         shard = shard_of(organization_id)
         keys = [_record(shard, request_id), key_of(shard, "leases"), key_of(shard, "events")]
-        return bool(await self._run(_SETTLE, keys, [request_id, *arguments]))
+        return bool(await run(self._pipe, _SETTLE, keys, [request_id, *arguments]))
 
 
-def _demand_arguments(demand: Demand) -> list[Argument]:
-    limit = demand.limit
-    return [limit.unit.value, limit.slice_ms, limit.live_slices, limit.ceiling, demand.amount, demand.least]
+def _reservation(answer: list[Any]) -> Reservation:
+    _, at_ms, count, *rest = answer
+    end = count + count * _NUMBERS_OF_A_STANDING
+    return Reservation(
+        at_ms=at_ms,
+        taken=tuple(rest[:count]),
+        standings=_standings(rest[count:end]),
+        shadowed=tuple(rest[end:]),
+    )
 
 
-class RedisSettledEvents:
-    """The streams of settled requests of all shards, read by one consumer group.
+def _exceeded(answer: list[int], limits: AppliedLimits) -> Exceeded:
+    _, index, used, demanded, retry_after_ms, *standings = answer
+    return Exceeded(
+        limit=limits.limits[index],
+        used=used,
+        demanded=demanded,
+        retry_after_ms=None if retry_after_ms == _NEVER else retry_after_ms,
+        standings=_standings(standings),
+    )
 
-    `consumer` names this reader: a reader that comes back under its name first gets what it had not acknowledged.
-    What a reader left that never came back is taken over after `takeover_ms`.
-    """
 
-    GROUP = "ledger"
-
-    def __init__(self, redis: Redis, *, consumer: str, takeover_ms: int = 30_000) -> None:
-        self._redis = redis
-        self._consumer = consumer
-        self._takeover_ms = takeover_ms
-        self._streams: dict[bytes, int] = {key_of(shard, "events").encode(): shard for shard in range(SHARDS)}
-        self._ready = False
-        self._next_takeover = 0.0
-        self._unread: dict[Any, Any] = dict.fromkeys(self._streams, "0")
-
-    async def read(self, *, count: int, wait_ms: int) -> list[SettledEvent]:
-        """See `SettledEvents.read`. What was read and not acknowledged comes first, after a restart or an error."""
-        try:
-            await self._prepare()
-            answer: Any = await self._redis.xreadgroup(
-                self.GROUP, self._consumer, self._unread, count=count, block=wait_ms or None
-            )
-        except (RedisError, OSError) as error:
-            self.read_again()
-            raise QuotaOutage(f"Redis could not be asked: {error}") from error
-        found = [
-            SettledEvent(
-                id=entry_id.decode(),
-                shard=self._streams[stream],
-                admission=fields[b"admission"],
-                ending=fields[b"ending"],
-            )
-            for stream, entries in answer
-            for entry_id, fields in entries
-            if fields
-        ]
-        if not found and ">" not in self._unread.values():
-            self._unread = dict.fromkeys(self._streams, ">")
-        return found
-
-    def read_again(self) -> None:
-        """Begin with what was read and not acknowledged, this reader's or another's that is gone."""
-        self._ready = False
-        self._unread = dict.fromkeys(self._streams, "0")
-
-    async def acknowledge(self, events: Sequence[SettledEvent]) -> None:
-        """See `SettledEvents.acknowledge`."""
-        try:
-            pipeline = self._redis.pipeline(transaction=False)
-            for event in events:
-                stream = key_of(event.shard, "events")
-                pipeline.xack(stream, self.GROUP, event.id)
-                pipeline.xdel(stream, event.id)
-            await pipeline.execute()
-        except (RedisError, OSError) as error:
-            raise QuotaOutage(f"Redis could not be asked: {error}") from error
-
-    async def backlog(self) -> int:
-        """How many settled requests are not in the ledger yet."""
-        try:
-            pipeline = self._redis.pipeline(transaction=False)
-            for stream in self._streams:
-                pipeline.xlen(stream)
-            return sum(await pipeline.execute())
-        except (RedisError, OSError) as error:
-            raise QuotaOutage(f"Redis could not be asked: {error}") from error
-
-    async def _prepare(self) -> None:
-        if not self._ready:
-            for stream in self._streams:
-                await self._create_group(stream)
-            self._ready = True
-        now = asyncio.get_running_loop().time()
-        if now >= self._next_takeover:
-            self._next_takeover = now + self._takeover_ms / 1000
-            taken = [await self._take_over(stream) for stream in self._streams]
-            if any(taken):
-                self._unread = dict.fromkeys(self._streams, "0")
-
-    async def _create_group(self, stream: bytes) -> None:
-        try:
-            await self._redis.xgroup_create(stream, self.GROUP, id="0", mkstream=True)
-        except ResponseError as error:
-            if not str(error).startswith("BUSYGROUP"):
-                raise
-
-    async def _take_over(self, stream: bytes) -> bool:
-        """Make ours what another reader has left for too long; whether there was anything."""
-        start, found = b"0-0", False
-        while True:
-            start, claimed, *_ = await self._redis.xautoclaim(
-                stream, self.GROUP, self._consumer, min_idle_time=self._takeover_ms, start_id=start, count=1000
-            )
-            found = found or bool(claimed)
-            if start == b"0-0":
-                return found
+def _standings(numbers: list[int]) -> tuple[Standing, ...]:
+    one = iter(numbers)
+    return tuple(map(Standing._make, zip(one, one, one, strict=True)))

@@ -5,69 +5,85 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
-from quota.limit import Limit
+from quota.applied import AppliedLimit, AppliedLimits
+from quota.charges import Charges
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Demand:
-    """What a request asks of one limit.
-
-    `subject` is whose limit it is, such as "tenant:ten_1". `amount` is what to take in the limit's unit; when there
-    is less room, as little as `least` will do.
-    """
-
-    limit: Limit
-    subject: str
-    amount: int
-    least: int
+_SEQUENCES_A_MILLISECOND = 1_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
     """A request that asks to be admitted under all its limits, all or none.
 
-    `admission` is kept beside the reservation, untouched, for whoever settles it. The concurrency slots are held for
-    `lease_ms` and as long after each renewal.
+    `amounts` is what to take in each unit; where there is less room, as little as `least` will do. `admission` is kept
+    beside the reservation, untouched, for whoever settles it. The concurrency slots are held for `lease_ms` and as
+    long after each renewal.
     """
 
     organization_id: str
     request_id: str
-    demands: tuple[Demand, ...]
+    limits: AppliedLimits
+    amounts: Charges
+    least: Charges
     admission: bytes
     lease_ms: int
 
 
+class Standing(NamedTuple):
+    """How a counter stands, in the unit of its limit.
+
+    `used` is all that its window holds, `reserved` of it what running requests have taken in advance. After `reset_ms`
+    the window is empty if nothing more is taken; 0 for slots, which come back when requests end, and when it is empty.
+    """
+
+    used: int
+    reserved: int
+    reset_ms: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reservation:
-    """Room was taken: `taken[i]` under the i-th demand. `at_ms` is the store's clock, milliseconds since the epoch."""
+    """Room was taken: `taken[i]` under the i-th limit, which then stands at `standings[i]`.
+
+    `at_ms` is the store's clock, milliseconds since the epoch. `shadowed` are the limits in shadow mode that would have
+    refused, by index. For a request that has ended, all three are empty.
+    """
 
     at_ms: int
     taken: tuple[int, ...]
+    standings: tuple[Standing, ...]
+    shadowed: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exceeded:
-    """No room, and nothing was taken. `retry_after_ms` is None when the demand can never fit."""
+    """No room, and nothing was taken. `retry_after_ms` is None when the demand can never fit.
 
-    limit: Limit
+    Of all limits that refuse it names the one of the highest priority; of these one that can never fit, then the one
+    that holds longest. `used` and `demanded` are under that limit; `standings` are of all limits of the claim.
+    """
+
+    limit: AppliedLimit
     used: int
+    demanded: int
     retry_after_ms: int | None
+    standings: tuple[Standing, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settlement:
     """The fact that replaces a reservation.
 
-    `tokens` is what was really used; None lets the reservation stand. `ending` joins the event for the ledger.
-    `admission` is the settler's own copy of `Claim.admission`, used when the store has lost the reservation; without
-    one, an unknown request is left alone. With `only_if_overdue` a request whose lease still runs is left alone.
+    `charges` is what it really counts for. `ending` joins the event for the ledger. `admission` is the settler's own
+    copy of `Claim.admission`: it may know more, and outlives a store that has lost the reservation; without one, an
+    unknown request is left alone. With `only_if_overdue` a request whose lease still runs is left alone.
     """
 
     organization_id: str
     request_id: str
-    tokens: int | None
+    charges: Charges
     ending: bytes
     admission: bytes | None = None
     only_if_overdue: bool = False
@@ -84,12 +100,23 @@ class Overdue:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SettledEvent:
-    """An entry of the event stream: one request's admission and ending. `id` names it for `acknowledge`."""
+    """An entry of the event stream: one request's admission and ending. `id` names it for `acknowledge`.
+
+    `reserved_ms` is when its room was taken, by the store's clock; None when the store knew of no reservation, so that
+    no counter holds what the request used.
+    """
 
     id: str
     shard: int
     admission: bytes
     ending: bytes
+    reserved_ms: int | None
+
+    @property
+    def sequence(self) -> int:
+        """Its place among the events of its shard, as one number."""
+        milliseconds, _, number = self.id.partition("-")
+        return int(milliseconds) * _SEQUENCES_A_MILLISECOND + int(number)
 
 
 class QuotaOutage(Exception):
@@ -103,7 +130,7 @@ class Reservations(Protocol):
     """
 
     async def reserve(self, claim: Claim) -> Reservation | Exceeded:
-        """Take room under every demand, or under none. Asked again for the same request, answers the same.
+        """Take room under every limit, or under none. Asked again for the same request, answers the same.
 
         For a request that has ended it takes nothing.
         """
@@ -115,7 +142,10 @@ class Reservations(Protocol):
         """
 
     async def release(self, organization_id: str, request_id: str) -> bool:
-        """Undo a reservation as if it had never been: no event. True when there was one."""
+        """Undo a reservation as if it had never been: no event. True when there was one.
+
+        When there is none, one that comes within a minute takes nothing: it was sent before.
+        """
 
     async def renew(self, organization_id: str, request_id: str, *, lease_ms: int, events: int) -> bool:
         """A request is alive: extend its lease and note its progress. False when it is not open."""
@@ -125,6 +155,9 @@ class Reservations(Protocol):
 
     async def overdue(self, *, limit: int) -> list[Overdue]:
         """Up to `limit` requests whose lease has run out."""
+
+    async def standings(self, organization_id: str, limits: AppliedLimits) -> tuple[Standing, ...]:
+        """How each limit's counter stands now."""
 
 
 class SettledEvents(Protocol):

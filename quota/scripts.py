@@ -8,7 +8,7 @@ from typing import Any
 
 from redis.exceptions import NoScriptError, ResponseError
 
-from quota.pipe import Argument, RedisPipe
+from quota.pipe import Argument, Pipe
 from quota.reservation import QuotaOutage
 
 
@@ -26,7 +26,7 @@ def load(name: str, package: str = "quota") -> Script:
     return Script(source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
 
 
-async def run(pipe: RedisPipe, script: Script, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
+async def run(pipe: Pipe, script: Script, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
     """The script's answer.
 
     Raises QuotaOutage when Redis cannot be asked, or cannot do it: it is full, read-only, or still loading.

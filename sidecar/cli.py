@@ -10,8 +10,21 @@ from typing import Annotated
 
 import typer
 
-from sidecar.commands import audit, key, organization, plan, role, signing_key, subject, tenant, workload
+from sidecar.commands import (
+    audit,
+    key,
+    limits,
+    model,
+    organization,
+    plan,
+    role,
+    signing_key,
+    subject,
+    tenant,
+    workload,
+)
 from sidecar.commands.admin_settings import store_settings
+from sidecar.commands.reconcile import reconcile
 from sidecar.commands.session import PlainErrors, fail
 from sidecar.commands.usage import usage
 from store.field_error import FieldError
@@ -32,6 +45,8 @@ for noun, commands in {
     "organization": organization.app,
     "tenant": tenant.app,
     "plan": plan.app,
+    "limits": limits.app,
+    "model": model.app,
     "role": role.app,
     "key": key.app,
     "workload": workload.app,
@@ -42,6 +57,7 @@ for noun, commands in {
     app.add_typer(commands, name=noun)
 app.add_typer(envoy, name="envoy")
 app.command("usage")(usage)
+app.command("reconcile")(reconcile)
 
 
 @app.command()

@@ -18,14 +18,14 @@ from starlette.types import ASGIApp
 from authz.key_ring import KeyRing
 from control.application import Resources, application
 from control.sessions import Lifetimes
-from quota.pipe import RedisPipe
-from sidecar import logs, metrics, redis_client
+from quota.redis import RedisReservations
+from sidecar import logs, metrics, redis_client, signing_keys
 from sidecar.lifetime import run_until, termination
 from sidecar.logs import Logger
 from sidecar.settings import Settings
-from sidecar.signing_keys import SigningKeys
 from sidecar.sockets import control_socket
 from store.database import opened
+from store.directory import PostgresDirectory
 from store.identity_listener import IdentityListener
 from store.sessions import RedisSessions
 
@@ -92,14 +92,15 @@ async def control(settings: Settings, logger: Logger) -> None:
     """Serve the gateway's own HTTP API until SIGTERM."""
     terminated = termination()
     dsn, pepper = settings.database_url.get_secret_value(), settings.key_pepper.get_secret_value().encode()
-    redis = redis_client.connect(settings, wait_seconds=_REDIS_SECONDS)
-    pipe = RedisPipe(redis.connection_pool.make_connection, deadline=_REDIS_SECONDS)
-    async with opened(dsn) as pool, contextlib.aclosing(redis), contextlib.aclosing(pipe):
+    pipe = redis_client.pipe(settings, deadline=_REDIS_SECONDS)
+    async with opened(dsn) as pool, contextlib.aclosing(pipe):
         keys = _Keys()
-        signing = SigningKeys(pool, pepper=pepper, use=keys.use, logger=logger)
+        signing = signing_keys.refresher(pool, pepper=pepper, use=keys.use, logger=logger)
         resources = Resources(
             ring=lambda: keys.ring,
             sessions=RedisSessions(pipe, pepper=pepper),
+            directory=PostgresDirectory(pool),
+            standings=RedisReservations(pipe),
             pool=pool,
             pepper=pepper,
             lifetimes=_lifetimes(settings),

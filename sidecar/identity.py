@@ -7,8 +7,6 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from redis.asyncio import Redis
-
 from authz.cached_directory import CachedDirectory
 from authz.cached_sessions import CachedSessions
 from authz.directory import Directory, DirectoryOutage
@@ -23,13 +21,13 @@ from authz.refusal import Refusal
 from authz.service import Authorization, RefusedCredential
 from authz.token import TokenVerifier
 from authz.wire import Passes
-from quota.pipe import RedisPipe
-from sidecar import metrics
+from quota.pipe import Pipe
+from sidecar import metrics, signing_keys
 from sidecar.jwks_client import JwksClient
 from sidecar.logs import Logger
+from sidecar.refresher import Refresher
 from sidecar.refused_credentials import RefusedCredentials
 from sidecar.settings import Settings
-from sidecar.signing_keys import SigningKeys
 from store.database import DatabaseOutage, Pool
 from store.directory import PostgresDirectory
 from store.failures import RedisFailureCounts
@@ -83,7 +81,7 @@ class Identity:
     authorization: Authorization
     listener: IdentityListener
     tokens: TokenVerifier
-    signing_keys: SigningKeys
+    kept: tuple[Refresher, ...]
     refused: RefusedCredentials
     guard: FailureGuard
     uses: KeyUses
@@ -92,8 +90,10 @@ class Identity:
     async def run(self) -> None:
         """Keep everything true until cancelled."""
         async with asyncio.TaskGroup() as group:
-            for work in (self.listener.run(), self.tokens.run(), self.signing_keys.run(), self.refused.run()):
+            for work in (self.listener.run(), self.tokens.run(), self.refused.run()):
                 group.create_task(work)
+            for each in self.kept:
+                group.create_task(each.run())
             group.create_task(self._write_uses())
 
     async def finish(self) -> None:
@@ -111,11 +111,12 @@ class Identity:
 
 
 @contextlib.asynccontextmanager
-async def opened(settings: Settings, pool: Pool, redis: Redis, logger: Logger) -> AsyncIterator[Identity]:
-    """Put it together; connections are closed at the end of the block."""
+async def opened(
+    settings: Settings, pool: Pool, pipe: Pipe, logger: Logger, *, kept: tuple[Refresher, ...] = ()
+) -> AsyncIterator[Identity]:
+    """Put it together; what it opens is closed at the end of the block. `kept` is refreshed along with its own."""
     pepper = settings.key_pepper.get_secret_value().encode()
-    pipe = RedisPipe(redis.connection_pool.make_connection, deadline=settings.quota_deadline_seconds)
-    async with contextlib.aclosing(pipe), contextlib.aclosing(JwksClient(ca=settings.jwks_ca)) as jwks:
+    async with contextlib.aclosing(JwksClient(ca=settings.jwks_ca)) as jwks:
         directory = CachedDirectory(
             _CountedDirectory(PostgresDirectory(pool, deadline_seconds=_DIRECTORY_SECONDS)), now=time.monotonic
         )
@@ -134,7 +135,7 @@ async def opened(settings: Settings, pool: Pool, redis: Redis, logger: Logger) -
             certificate_dns_names=settings.certificate_dns_names,
         )
         guard = FailureGuard(RedisFailureCounts(pipe), limit=settings.failure_limit, now=time.monotonic)
-        yield _composed(settings, pool, logger, parts=_Parts(directory, tokens, identifier, guard))
+        yield _composed(settings, pool, logger, parts=_Parts(directory, tokens, identifier, guard, kept))
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +144,7 @@ class _Parts:
     tokens: TokenVerifier
     identifier: Identifier
     guard: FailureGuard
+    kept: tuple[Refresher, ...]
 
 
 def _composed(settings: Settings, pool: Pool, logger: Logger, *, parts: _Parts) -> Identity:
@@ -155,11 +157,12 @@ def _composed(settings: Settings, pool: Pool, logger: Logger, *, parts: _Parts) 
         identity_tokens.use(ring)
         passes.clear()
 
-    signing = SigningKeys(pool, pepper=pepper, use=use, logger=logger)
+    kept = (signing_keys.refresher(pool, pepper=pepper, use=use, logger=logger), *parts.kept)
 
     def on_change(change: str | None) -> None:
         parts.directory.announce(change)
-        signing.announce(change)
+        for each in kept:
+            each.announce(change)
 
     refused = RefusedCredentials(
         pool, pepper=pepper, now=lambda: datetime.now(UTC), observe_dropped=metrics.AUDIT_DROPPED.inc
@@ -171,7 +174,7 @@ def _composed(settings: Settings, pool: Pool, logger: Logger, *, parts: _Parts) 
         ),
         listener=IdentityListener(settings.database_url.get_secret_value(), on_change),
         tokens=parts.tokens,
-        signing_keys=signing,
+        kept=kept,
         refused=refused,
         guard=parts.guard,
         uses=uses,

@@ -1,11 +1,14 @@
 """How do settled requests reach the ledger? One process, off the hot path: events in, rows out, in batches.
 
-`python -m sidecar.ledger_writer`, started by `sidecar.serve`. An event is acknowledged after its row is committed, and
-a row that is there already is left alone: killed at any moment, it loses and doubles nothing.
+`python -m sidecar.ledger_writer`, started by `sidecar.serve`. An event is acknowledged after its row is committed and,
+when no counter held the request, charged; a row that is there already is left alone, and a charge made only once.
+Killed at any moment, it loses and doubles nothing. Beside it the counters are kept true to it (`sidecar.reconciler`).
 """
 
 import asyncio
 import contextlib
+import time
+from collections.abc import Callable
 
 import msgspec
 import uvloop
@@ -13,11 +16,15 @@ import uvloop
 from extproc import admission as admissions
 from extproc import ending as endings
 from extproc.record import UsageRecord
-from quota.redis import RedisSettledEvents
+from quota.redis_events import RedisSettledEvents
+from quota.redis_repair import RedisRepair
 from quota.reservation import QuotaOutage, SettledEvent
 from sidecar import logs, metrics, redis_client
+from sidecar.comparison import Comparisons
+from sidecar.late_charges import LateCharges
 from sidecar.lifetime import run_until, termination
 from sidecar.logs import Logger
+from sidecar.reconciler import Event, Rebuilt, Reconciler, Repaired, Stalled
 from sidecar.settings import Settings
 from store import ledger
 from store.database import DatabaseOutage, Pool, opened
@@ -31,28 +38,22 @@ _RETRY_SECONDS = 0.25
 _REDIS_SECONDS = 5.0
 
 
-def _end_if_cancelled() -> None:
-    """asyncio.wait_for of Python 3.11, which redis-py uses, may swallow a cancellation (python/cpython#86296)."""
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
-        raise asyncio.CancelledError
-
-
 class LedgerWriter:
-    """Moves settled events into the ledger."""
+    """Moves settled events into the ledger, and has those charged that no counter holds."""
 
-    def __init__(self, events: RedisSettledEvents, pool: Pool, logger: Logger) -> None:
+    def __init__(self, events: RedisSettledEvents, pool: Pool, late: LateCharges, logger: Logger) -> None:
         self._events = events
         self._pool = pool
+        self._late = late
         self._logger = logger
         self._out = False
+        self._writing = asyncio.Lock()
 
     async def run(self) -> None:
         """Write until cancelled; an outage of Redis or Postgres is waited out."""
         while True:
             try:
                 rows = await self.step()
-                _end_if_cancelled()
                 self._note(None)
                 if 0 < rows < _BATCH:
                     await asyncio.sleep(_GATHER_SECONDS)
@@ -66,13 +67,21 @@ class LedgerWriter:
         batch = await self._events.read(count=_BATCH, wait_ms=_WAIT_MS)
         if not batch:
             return 0
-        rows = await self._write(batch)
-        await self._events.acknowledge(batch)
+        async with self._writing:
+            records = [record for record in map(self._read, batch) if record is not None]
+            rows = await self._write(records)
+            charged = await self._late.charge(records)
+            await self._events.acknowledge(batch)
         metrics.LEDGER_ROWS.inc(rows)
+        metrics.CHARGED_LATE.inc(charged)
         return rows
 
-    async def _write(self, batch: list[SettledEvent]) -> int:
-        records = [record for record in map(self._read, batch) if record is not None]
+    async def in_hand(self) -> None:
+        """Wait until what has been read is written, or has failed to be."""
+        async with self._writing:
+            return
+
+    async def _write(self, records: list[UsageRecord]) -> int:
         try:
             return await ledger.write(self._pool, records)
         except ledger.UnwritableRecords as error:
@@ -83,7 +92,12 @@ class LedgerWriter:
 
     def _read(self, event: SettledEvent) -> UsageRecord | None:
         try:
-            return UsageRecord(admission=admissions.decode(event.admission), ending=endings.decode(event.ending))
+            return UsageRecord(
+                admission=admissions.decode(event.admission),
+                ending=endings.decode(event.ending),
+                reserved_ms=event.reserved_ms,
+                settlement=event.sequence,
+            )
         except (msgspec.DecodeError, UnicodeDecodeError):
             self._give_up("ledger_event_unreadable", repr(event))
             return None
@@ -108,14 +122,38 @@ async def _export_metrics(events: RedisSettledEvents) -> None:
             metrics.LEDGER_BACKLOG.set(await events.backlog())
 
 
+def _telling(logger: Logger) -> Callable[[Event], None]:
+    """Who logs and counts what the reconciler did."""
+
+    def tell(event: Event) -> None:
+        match event:
+            case Rebuilt(shards=shards, counters=counters, units=units):
+                metrics.REBUILDS.inc(counters)
+                found = {"shards": shards, "counters": counters, "units": units}
+                logger.warning("counters are the ledger's again", action="counters_rebuilt", **found)
+            case Repaired(drifts=drifts):
+                metrics.DRIFT_REPAIRED.inc(len(drifts))
+                for drift in drifts:
+                    found = {"redis": drift.redis, "ledger": drift.ledger}
+                    logger.warning("a counter had drifted", action="drift_repaired", counter=drift.counter, **found)
+            case Stalled(reason=reason):
+                logger.warning("counters cannot be compared", action="reconciler_waiting", reason=reason)
+
+    return tell
+
+
 async def write(settings: Settings, logger: Logger) -> None:
-    """Write the ledger until SIGTERM."""
+    """Write the ledger, and keep the counters to it, until SIGTERM."""
     terminated = termination()
-    redis = redis_client.connect(settings, wait_seconds=_REDIS_SECONDS)
+    pipe = redis_client.pipe(settings, deadline=_REDIS_SECONDS)
     # Its next life takes the same name, and with it what this one leaves unfinished.
-    events = RedisSettledEvents(redis, consumer=settings.replica)
-    async with opened(settings.database_url.get_secret_value()) as pool, contextlib.aclosing(redis):
-        await run_until(terminated, LedgerWriter(events, pool, logger).run(), _export_metrics(events))
+    events = RedisSettledEvents(pipe, consumer=settings.replica)
+    repair = RedisRepair(pipe)
+    async with opened(settings.database_url.get_secret_value()) as pool, contextlib.aclosing(pipe):
+        writer = LedgerWriter(events, pool, LateCharges(repair, pool), logger)
+        comparisons = Comparisons(repair, pool, in_hand=writer.in_hand)
+        reconciler = Reconciler(repair, comparisons, pool, observe=_telling(logger), now=time.monotonic)
+        await run_until(terminated, writer.run(), reconciler.run(), _export_metrics(events))
 
 
 def main() -> None:

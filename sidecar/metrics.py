@@ -9,13 +9,15 @@ import math
 from collections import Counter as Tally
 from collections.abc import Callable
 
-from prometheus_client import Counter, Gauge
+from prometheus_client import Counter, Gauge, Histogram
 
 from authz.grant import Grant
 from authz.key_set import KeySetStatus
 from authz.refusal import Refusal
 from authz.token import RefusedToken
-from extproc.record import Admission, Ending
+from extproc.lifecycle import State
+from extproc.record import Admission, Ending, UsageSource
+from quota.limit import Limit, OnOutage
 
 GRANTED = "granted"
 PUBLIC = "public"
@@ -55,6 +57,38 @@ ERRORS = Counter("gateway_errors", "Failures that are the gateway's own fault, b
 SETTLEMENTS_WAITING = Gauge(
     "gateway_settlements_waiting", "Settlements that Redis has not taken yet.", multiprocess_mode="livesum"
 )
+LIMIT_REFUSALS = Counter(
+    "gateway_limit_refusals", "Requests that a limit refused, or in shadow mode would have refused.", ["limit", "mode"]
+)
+OUTAGE_DECISIONS = Counter(
+    "gateway_outage_decisions",
+    "Admissions decided while the limits could not be asked, by the strictest class of the request's limits.",
+    ["on_outage", "outcome"],
+)
+LIMITS_OUT = Gauge(
+    "gateway_limits_out", "Workers that cannot ask the limits now, as far as they know.", multiprocess_mode="livesum"
+)
+LEASES_HELD = Gauge(
+    "gateway_leases_held", "Requests that hold a reservation in Redis now.", multiprocess_mode="livemostrecent"
+)
+LIVE_REQUESTS = Gauge(
+    "gateway_live_requests", "Admitted requests whose ext_proc stream a worker holds.", multiprocess_mode="livesum"
+)
+SHED_SHARE = Gauge(
+    "gateway_shed_share_thousandths", "Share of the work that is shed under overload.", multiprocess_mode="livemax"
+)
+ESTIMATE_RATIO = Histogram(
+    "gateway_estimate_ratio",
+    "Tokens reserved over tokens used, of completed requests whose Router said its usage.",
+    ["direction"],
+    buckets=(0.25, 0.5, 0.75, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 4.0, 16.0),
+)
+COST = Counter("gateway_cost_micros", "Micro-dollars of settled requests.")
+REBUILDS = Counter("gateway_counters_rebuilt", "Counters that were made anew from the ledger after Redis lost them.")
+DRIFT_REPAIRED = Counter("gateway_drift_repaired", "Counters that had drifted from the ledger and were repaired.")
+CHARGED_LATE = Counter(
+    "gateway_charged_late", "Settled requests that no counter held, charged to their limits afterwards."
+)
 LEDGER_ROWS = Counter("gateway_ledger_rows", "Rows written to the ledger.")
 LEDGER_BACKLOG = Gauge(
     "gateway_ledger_backlog", "Settled requests that are not in the ledger yet.", multiprocess_mode="livemostrecent"
@@ -72,16 +106,39 @@ def observe_check(outcome: Grant | Refusal | None) -> None:
 
 
 def observe_admission(outcome: Admission | Refusal) -> None:
-    """Count a decision of ext_proc."""
-    _tally[ADMISSIONS, (outcome.reason.code if isinstance(outcome, Refusal) else ADMITTED,)] += 1
+    """Count a decision of ext_proc, and of the limit that refused."""
+    if not isinstance(outcome, Refusal):
+        _tally[ADMISSIONS, (ADMITTED,)] += 1
+        return
+    _tally[ADMISSIONS, (outcome.reason.code,)] += 1
+    if "limit" in outcome.details:
+        _tally[LIMIT_REFUSALS, (str(outcome.details["limit"]), "enforce")] += 1
+
+
+def observe_shadowed(limit: Limit) -> None:
+    """Count a limit in shadow mode that would have refused."""
+    _tally[LIMIT_REFUSALS, (limit.name, limit.mode.value)] += 1
+
+
+def observe_outage_decision(on_outage: OnOutage, *, passed: bool) -> None:
+    """Count a decision that was made without the limits."""
+    _tally[OUTAGE_DECISIONS, (on_outage.value, ADMITTED if passed else "refused")] += 1
 
 
 def observe_settlement(admission: Admission, ending: Ending) -> None:
-    """Count a settled request."""
-    del admission
+    """Count a settled request, and how well it was estimated."""
+    if ending.usage_source is UsageSource.EXACT and ending.state is State.COMPLETED:
+        _observe_ratio("input", admission.input_estimate, ending.input_tokens)
+        _observe_ratio("output", admission.output_reserved, ending.output_tokens)
+    _tally[COST, ()] += ending.charges.cost
     _tally[REQUESTS, (ending.state.value, ending.cause.value, ending.usage_source.value)] += 1
     _tally[TOKENS, ("input", ending.usage_source.value)] += ending.input_tokens
     _tally[TOKENS, ("output", ending.usage_source.value)] += ending.output_tokens
+
+
+def _observe_ratio(direction: str, reserved: int, used: int) -> None:
+    if reserved and used:
+        ESTIMATE_RATIO.labels(direction).observe(reserved / used)
 
 
 def observe_directory_read(outcome: str) -> None:
@@ -103,15 +160,15 @@ def flush() -> None:
     counted = dict(_tally)
     _tally.clear()
     for (metric, labels), amount in counted.items():
-        metric.labels(*labels).inc(amount)
+        (metric.labels(*labels) if labels else metric).inc(amount)
 
 
-async def export(waiting: Callable[[], int]) -> None:
-    """Carry everything over once a second, and once more at the end; `waiting` counts the settlements that wait."""
+async def export(show: Callable[[], None]) -> None:
+    """Carry everything over once a second, and once more at the end; `show` sets the gauges before."""
     try:
         while True:
             await asyncio.sleep(_EXPORT_SECONDS)
-            SETTLEMENTS_WAITING.set(waiting())
+            show()
             flush()
     finally:
         flush()

@@ -8,26 +8,33 @@ workers.
 import asyncio
 import contextlib
 import time
+from functools import partial
 
 import uvloop
 
 from extproc.access_log import AccessLog
-from extproc.process import LEASE_MS
+from extproc.admission import LEASE_MS
+from extproc.record import Admission, Ending
 from extproc.settlement import Settler, sweep
+from quota.overload import Targets
 from quota.redis import RedisReservations
+from quota.redis_signals import RedisSignals
 from quota.reservation import QuotaOutage
-from sidecar import logs, metrics, redis_client
+from sidecar import logs, metrics, redis_check, redis_client
 from sidecar.clock import now_ms
 from sidecar.grpc_health import Health
 from sidecar.grpc_server import GrpcServer
 from sidecar.lifetime import run_until, termination
 from sidecar.logs import Logger
+from sidecar.lost_settlements import LostSettlements
 from sidecar.settings import Settings
+from sidecar.signals import Publisher
 from sidecar.sockets import recorder_socket
 
 # Nobody waits for a settlement: more patience than an admission has.
 _REDIS_SECONDS = 2.0
 _SWEEP_SECONDS = 2.0
+_COUNT_SECONDS = 1.0
 _MS_PER_SECOND = 1000
 
 
@@ -52,30 +59,79 @@ async def _sweep(reservations: RedisReservations, logger: Logger) -> None:
             quiet_until = time.monotonic() + quiet_seconds
 
 
+async def _count_leases(reservations: RedisReservations) -> None:
+    while True:
+        await asyncio.sleep(_COUNT_SECONDS)
+        with contextlib.suppress(QuotaOutage):
+            metrics.LEASES_HELD.set(await reservations.held())
+
+
 async def record(settings: Settings, logger: Logger) -> None:
     """Take the access log until SIGTERM."""
     terminated = termination()
+    pipe = redis_client.pipe(settings, deadline=_REDIS_SECONDS)
+    reservations = RedisReservations(pipe)
+    publisher = Publisher(RedisSignals(pipe), replica=settings.replica, targets=_targets(settings), now_ms=now_ms)
+
+    def observe(admission: Admission, ending: Ending) -> None:
+        metrics.observe_settlement(admission, ending)
+        publisher.observe(admission, ending)
+
+    def show() -> None:
+        metrics.SETTLEMENTS_WAITING.set(settler.waiting)
+        metrics.SHED_SHARE.set(publisher.shed)
+
+    settler = Settler(reservations, now=time.monotonic, now_ms=now_ms, observe=observe)
+    server = _server(settings, reservations, settler, publisher, logger)
+    async with contextlib.aclosing(pipe):
+        await server.start()
+        logger.info("recorder listens", action="recorder_started")
+        again = LostSettlements(pipe, settler, observe=partial(_tell_settled_again, logger))
+        background = (
+            _sweep(reservations, logger),
+            _count_leases(reservations),
+            publisher.run(),
+            settler.run(),
+            again.run(),
+        )
+        await run_until(terminated, *background, metrics.export(show), _tell_concerns(settings, logger))
+        await server.stop(0)
+        await settler.finish()
+        metrics.flush()  # what the last settlements counted
+
+
+def _tell_settled_again(logger: Logger, count: int) -> None:
+    logger.warning("Redis had lost settlements: they are made again", action="settled_again", count=count)
+
+
+def _server(
+    settings: Settings, reservations: RedisReservations, settler: Settler, publisher: Publisher, logger: Logger
+) -> GrpcServer:
     observe_error = metrics.error_observer(lambda error: logger.error("unexpected", action="error", exc_info=error))
-    redis = redis_client.connect(settings, wait_seconds=_REDIS_SECONDS)
-    reservations = RedisReservations(redis, deadline=_REDIS_SECONDS)
-    settler = Settler(reservations, now=time.monotonic, now_ms=now_ms, observe=metrics.observe_settlement)
-    access_log = AccessLog(reservations, settler, observe_error=observe_error).service()
-    server = GrpcServer(
+    access_log = AccessLog(
+        reservations, settler, observe_error=observe_error, observe_first_byte=publisher.observe_alive
+    ).service()
+    return GrpcServer(
         [access_log, Health([access_log.name]).service()],
         path=recorder_socket(settings.socket_dir),
         mode=int(settings.socket_mode, 8),
         max_body_bytes=settings.max_body_bytes,
         observe_error=observe_error,
     )
-    async with contextlib.aclosing(redis), contextlib.aclosing(reservations):
-        await server.start()
-        logger.info("recorder listens", action="recorder_started")
-        await run_until(
-            terminated, _sweep(reservations, logger), settler.run(), metrics.export(lambda: settler.waiting)
-        )
-        await server.stop(0)
-        await settler.finish()
-        metrics.flush()  # what the last settlements counted
+
+
+async def _tell_concerns(settings: Settings, logger: Logger) -> None:
+    for concern in await redis_check.concerns(settings, seconds=_REDIS_SECONDS):
+        logger.warning(concern, action="redis_concern")
+    await asyncio.Event().wait()
+
+
+def _targets(settings: Settings) -> Targets:
+    seconds = settings.overload_first_byte_seconds
+    return Targets(
+        first_byte_ms=None if seconds is None else max(1, round(seconds * _MS_PER_SECOND)),
+        error_share=settings.overload_error_share,
+    )
 
 
 def main() -> None:

@@ -15,7 +15,6 @@ import uvicorn
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
-from redis.exceptions import RedisError
 
 from control import operations
 from control.operations import Probe
@@ -133,7 +132,7 @@ def _probes(settings: Settings) -> dict[str, Probe]:
     sockets = [worker_socket(settings.socket_dir, index) for index in range(settings.workers)]
     return {
         "workers": partial(_any_worker_serves, sockets),
-        "redis": partial(_redis_answers, settings),
+        "redis": partial(redis_client.answers, settings, seconds=_PROBE_SECONDS),
         "postgres": partial(_postgres_answers, settings.database_url.get_secret_value()),
     }
 
@@ -154,14 +153,6 @@ async def _worker_serves(socket: Path) -> bool:
         except grpc.aio.AioRpcError:
             return False
         return bool(answer.status == HealthCheckResponse.SERVING)
-
-
-async def _redis_answers(settings: Settings) -> bool:
-    async with contextlib.aclosing(redis_client.connect(settings, wait_seconds=_PROBE_SECONDS)) as redis:
-        try:
-            return bool(await redis.ping())
-        except (RedisError, OSError):
-            return False
 
 
 async def _postgres_answers(dsn: str) -> bool:

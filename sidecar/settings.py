@@ -77,9 +77,27 @@ class Settings(StoreSettings):
     ops_host: str = Field(default="127.0.0.1", description="Address of /livez, /readyz and /metrics.")
     ops_port: Port = Field(default=8444, description="Port of /livez, /readyz and /metrics.")
     max_body_bytes: BodyBytes = Field(default=MAX_BODY_BYTES, description=_BODY_BYTES)
-    # Envoy waits 2 s for an admission, which may ask for its limits three times (extproc/process.py).
+    # Envoy waits 2 s for an admission, which may ask for its limits three times (extproc/admitter.py).
     quota_deadline_seconds: Annotated[float, Field(gt=0, le=0.6)] = Field(
         default=0.05, description="How long a request waits for its limits before it is refused with 503."
+    )
+    replicas: Annotated[int, Field(ge=1)] = Field(
+        default=1,
+        description="How many sidecars share the limits. While Redis is away, each worker of each lets its share of a "
+        "limit of class `local` pass.",
+    )
+    redis_cluster: bool = Field(default=False, description="Whether REDIS_URL names a node of a Redis Cluster.")
+    bytes_per_token: Annotated[float, Field(ge=1, le=16)] = Field(
+        default=4.0, description="What a token of a prompt is taken to be, until requests of its model have shown it."
+    )
+    overload_first_byte_seconds: Annotated[float, Field(gt=0)] | None = Field(
+        default=None,
+        description="Time to the Router's first byte, at the median of a second, beyond which it counts as overloaded; "
+        "not set: never.",
+    )
+    overload_error_share: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        default=None,
+        description="Share of the Router's answers that may be 5xx before it counts as overloaded; not set: any.",
     )
     drain_seconds: Annotated[float, Field(ge=0)] = Field(
         default=30.0, description="How long running streams may go on after SIGTERM."

@@ -14,6 +14,7 @@ from rich.table import Table
 # Nothing is folded or cut in a pipe, where a line is a row.
 PIPE_WIDTH = 1000
 WIDEST = 10_000
+LONGEST_WORD = 30
 
 
 def print_json(value: object) -> None:
@@ -32,7 +33,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, empty:
         values = [row[number] for row in found]
         justify = "right" if isinstance(values[0], int) else "left"
         whole = _whole(values)
-        width = max(len(cell(value)) for value in values) if whole else None
+        width = max(_unbroken(cell(value), whole=whole) for value in values)
         table.add_column(column, justify=justify, overflow="fold", no_wrap=whole, min_width=width)  # type: ignore[arg-type]
     for row in found:
         table.add_row(*(cell(value) for value in row))
@@ -51,6 +52,11 @@ def print_fields(fields: Iterable[tuple[str, Any]]) -> None:
     for name, value in fields:
         table.add_row(name, cell(value))
     _console().print(table)
+
+
+def _unbroken(text: str, *, whole: bool) -> int:
+    """How many columns must be beside each other: of a text that may be broken, the longest word, if that is one."""
+    return len(text) if whole else max((len(word) for word in text.split() if len(word) <= LONGEST_WORD), default=0)
 
 
 def _whole(values: Iterable[Any]) -> bool:

@@ -10,22 +10,25 @@ import gc
 import sys
 import time
 from collections.abc import AsyncIterator
+from functools import partial
 
 import uvloop
 
 from extproc.access_log import AccessLog
-from extproc.process import ExternalProcessor
 from extproc.settlement import Settler
 from quota.redis import RedisReservations
-from sidecar import identity, logs, metrics, redis_client
+from sidecar import admission, identity, logs, metrics, redis_client
+from sidecar.admission import Admission, Stores
 from sidecar.clock import now_ms
 from sidecar.grpc_health import Health
 from sidecar.grpc_server import GrpcServer
 from sidecar.lifetime import termination
 from sidecar.logs import Logger
+from sidecar.model_rates import KnownRates
 from sidecar.settings import Settings
 from sidecar.sockets import worker_socket
 from store.database import opened
+from wire.transport import Service
 
 # For how long a worker keeps an access-log stream that Envoy opened to it while the recorder was away.
 _STAND_IN_SECONDS = 1.0
@@ -46,31 +49,51 @@ async def _background(*coroutines: object) -> AsyncIterator[None]:
 
 async def work(settings: Settings, index: int, logger: Logger) -> None:
     """Serve until SIGTERM, then drain: new calls go to the other workers, running streams finish."""
-    observe_error = metrics.error_observer(lambda error: logger.error("unexpected", action="error", exc_info=error))
-    redis = redis_client.connect(settings, wait_seconds=settings.quota_deadline_seconds)
-    reservations = RedisReservations(redis, deadline=settings.quota_deadline_seconds)
+    pipe = redis_client.pipe(settings, deadline=settings.quota_deadline_seconds)
+    reservations = RedisReservations(pipe)
     settler = Settler(reservations, now=time.monotonic, now_ms=now_ms, observe=metrics.observe_settlement)
-    async with (
-        opened(settings.database_url.get_secret_value()) as pool,
-        contextlib.aclosing(redis),
-        contextlib.aclosing(reservations),
-        identity.opened(settings, pool, redis, logger) as identified,
-    ):
-        processor = ExternalProcessor(reservations, settler, now=time.time, observe=metrics.observe_admission)
-        access_log = AccessLog(reservations, settler, observe_error=observe_error, stay_seconds=_STAND_IN_SECONDS)
-        services = [identified.authorization.service(), processor.service(), access_log.service()]
-        health = Health(service.name for service in services)
-        server = GrpcServer(
-            [*services, health.service()],
-            path=worker_socket(settings.socket_dir, index),
-            mode=int(settings.socket_mode, 8),
-            max_body_bytes=settings.max_body_bytes,
-            observe_error=observe_error,
-        )
-        async with _background(identified.run(), settler.run(), metrics.export(lambda: settler.waiting)):
-            await _serve(server, health, settings.drain_seconds, logger)
-            await settler.finish()
-        await identified.finish()
+    async with opened(settings.database_url.get_secret_value()) as pool, contextlib.aclosing(pipe):
+        rates = KnownRates(pool, logger=logger)
+        stores = Stores(reservations=reservations, settler=settler, pipe=pipe, rates=rates)
+        admitting = admission.composed(settings, stores, logger)
+        async with identity.opened(settings, pool, pipe, logger, kept=(rates.refresher,)) as identified:
+            server, health = _server(
+                settings, index, logger, stores, [identified.authorization.service(), admitting.processor.service()]
+            )
+            async with _background(
+                identified.run(),
+                settler.run(),
+                admitting.reader.run(),
+                metrics.export(partial(_export, settler, admitting)),
+            ):
+                await _serve(server, health, settings.drain_seconds, logger)
+                await settler.finish()
+            await identified.finish()
+
+
+def _server(
+    settings: Settings, index: int, logger: Logger, stores: Stores, services: list[Service]
+) -> tuple[GrpcServer, Health]:
+    observe_error = metrics.error_observer(lambda error: logger.error("unexpected", action="error", exc_info=error))
+    access_log = AccessLog(
+        stores.reservations, stores.settler, observe_error=observe_error, stay_seconds=_STAND_IN_SECONDS
+    )
+    services = [*services, access_log.service()]
+    health = Health(service.name for service in services)
+    server = GrpcServer(
+        [*services, health.service()],
+        path=worker_socket(settings.socket_dir, index),
+        mode=int(settings.socket_mode, 8),
+        max_body_bytes=settings.max_body_bytes,
+        observe_error=observe_error,
+    )
+    return server, health
+
+
+def _export(settler: Settler, admitting: Admission) -> None:
+    metrics.SETTLEMENTS_WAITING.set(settler.waiting)
+    metrics.LIVE_REQUESTS.set(admitting.processor.live)
+    admitting.shadow.flush()
 
 
 async def _serve(server: GrpcServer, health: Health, drain_seconds: float, logger: Logger) -> None:

@@ -21,9 +21,10 @@ DEADLINE_SECONDS = 2.0
 # The tenant, its organization and its plan. What was deleted has no callers.
 _CHAIN = """
        t.id AS tenant_id, t.suspended_at IS NOT NULL AS tenant_suspended, t.limits AS tenant_limits,
-       t.networks AS tenant_networks, t.certificate_required, t.routing_policy, t.version AS tenant_version,
+       t.networks AS tenant_networks, t.certificate_required, t.routing_policy, t.time_zone,
+       t.version AS tenant_version, o.limits AS organization_limits,
        o.id AS organization_id, o.suspended_at IS NOT NULL AS organization_suspended, o.version AS organization_version,
-       p.name AS plan, p.limits AS plan_limits, p.metering, p.version AS plan_version"""
+       p.name AS plan, p.limits AS plan_limits, p.metering, p.priority, p.version AS plan_version"""
 _ORGANIZATION = "JOIN organizations o ON o.id = t.organization_id AND o.deleted_at IS NULL"
 _OWNERS = (
     f"JOIN tenants t ON t.id = x.tenant_id AND t.deleted_at IS NULL {_ORGANIZATION} JOIN plans p ON p.name = t.plan"
@@ -153,6 +154,9 @@ def _tenant(row: asyncpg.Record) -> Tenant:
         certificate_required=row["certificate_required"],
         # In ASCII: it becomes the value of a header.
         routing_policy=None if policy is None else json.dumps(json.loads(policy), separators=(",", ":")),
+        organization_limits=decode_limits(row["organization_limits"]),
+        time_zone=row["time_zone"],
+        priority=row["priority"],
     )
 
 

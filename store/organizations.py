@@ -1,4 +1,4 @@
-"""Which organizations are there, and how do they come, change and go?"""
+"""Which organizations are there, and how do they come, change and go? Their limits hold for all their tenants."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -8,44 +8,56 @@ from typing import TypeAlias
 
 import asyncpg
 
+from quota.limit import Dimension, Limit
 from store.audit import AnyConnection, Change, Trail
 from store.database import Pool, PooledConnection, outages_named
 from store.deletion import Deletion, delete_tenants
 from store.difference import Facts, difference
 from store.field_error import FieldError
+from store.limits import checked_limits, decode_limits, encode_limits
 from store.name import checked, listed
 from store.new_id import new_id
 
-_COLUMNS = "id, name, suspended_at, created_at"
+_COLUMNS = "id, name, limits, suspended_at, created_at"
 _LIST = f"SELECT {_COLUMNS} FROM organizations WHERE deleted_at IS NULL"  # noqa: S608 - constants
 _FIND = f"{_LIST} AND (name = $1 OR id = $1)"
 _INSERT = f"""
-INSERT INTO organizations (id, name) VALUES ($1, $2)
+INSERT INTO organizations (id, name, limits) VALUES ($1, $2, $3::jsonb)
 ON CONFLICT (name) WHERE deleted_at IS NULL DO NOTHING RETURNING {_COLUMNS}"""  # noqa: S608 - constants
-_UPDATE = "UPDATE organizations SET name = $2, suspended_at = $3 WHERE id = $1"
+_UPDATE = "UPDATE organizations SET name = $2, limits = $3::jsonb, suspended_at = $4 WHERE id = $1"
 _DELETE = "UPDATE organizations SET deleted_at = $2 WHERE id = $1"
 _TENANTS = "SELECT id, name FROM tenants WHERE organization_id = $1 AND deleted_at IS NULL ORDER BY name"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Organization:
-    """Who owns tenants. While it is suspended, so are they."""
+    """Who owns tenants. While it is suspended, so are they. `limits` are for all of them together."""
 
     id: str
     name: str
+    limits: tuple[Limit, ...]
     suspended_at: datetime | None
     created_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OrganizationChanges:
+    """What is to be different; None leaves it as it is. `limits` are all that it then has."""
+
+    name: str | None = None
+    limits: tuple[Limit, ...] | None = None
 
 
 _Locked: TypeAlias = tuple[PooledConnection, Organization]
 
 
-async def create(pool: Pool, name: str, *, trail: Trail) -> Organization:
-    """Create the organization; raises `FieldError` when the name is taken or cannot be one."""
+async def create(pool: Pool, name: str, *, trail: Trail, limits: tuple[Limit, ...] = ()) -> Organization:
+    """Create the organization; raises `FieldError` for a name that is taken or cannot be one, and for wrong limits."""
     checked("organization", name)
+    carried = _checked_limits(limits)
     with outages_named():
         async with pool.acquire() as connection, connection.transaction():
-            made = await _inserted(connection, name)
+            made = await _inserted(connection, name, carried)
             if made is None:
                 raise _taken(name)
             await trail.append(connection, _audited("create", made, after=_facts(made)))
@@ -55,7 +67,7 @@ async def create(pool: Pool, name: str, *, trail: Trail) -> Organization:
 async def list_organizations(pool: Pool) -> list[Organization]:
     """Return every organization that was not deleted, by name."""
     with outages_named():
-        return [Organization(**row) for row in await pool.fetch(f"{_LIST} ORDER BY name")]
+        return [_organization(row) for row in await pool.fetch(f"{_LIST} ORDER BY name")]
 
 
 async def find_organization(pool: Pool, name_or_id: str) -> Organization:
@@ -64,14 +76,19 @@ async def find_organization(pool: Pool, name_or_id: str) -> Organization:
         return _known(await pool.fetchrow(_FIND, name_or_id), name_or_id)
 
 
-async def rename(pool: Pool, name_or_id: str, name: str, *, trail: Trail) -> Organization:
-    """Give the organization another name; raises `FieldError` when that is taken or cannot be one."""
-    checked("organization", name)
+async def update(pool: Pool, name_or_id: str, changes: OrganizationChanges, *, trail: Trail) -> Organization:
+    """Change the organization, from its callers' next request on. Raises `FieldError`; then nothing is changed."""
+    fresh: Facts = {}
+    if changes.name is not None:
+        fresh["name"] = checked("organization", changes.name)
+    if changes.limits is not None:
+        fresh["limits"] = _checked_limits(changes.limits)
     async with _locked(pool, name_or_id) as (connection, before):
+        after = replace(before, **fresh)
         try:
-            return await _write(connection, "update", (before, replace(before, name=name)), trail)
+            return await _write(connection, "update", (before, after), trail)
         except asyncpg.UniqueViolationError:
-            raise _taken(name) from None
+            raise _taken(after.name) from None
 
 
 async def suspend(pool: Pool, name_or_id: str, *, now: datetime, trail: Trail) -> Organization:
@@ -124,9 +141,9 @@ async def ensure(connection: AnyConnection, name_or_id: str) -> tuple[Organizati
     return _known(row, name_or_id), []
 
 
-async def _inserted(connection: AnyConnection, name: str) -> Organization | None:
-    row = await connection.fetchrow(_INSERT, new_id("org"), name)
-    return None if row is None else Organization(**row)
+async def _inserted(connection: AnyConnection, name: str, limits: tuple[Limit, ...] = ()) -> Organization | None:
+    row = await connection.fetchrow(_INSERT, new_id("org"), name, encode_limits(limits))
+    return None if row is None else _organization(row)
 
 
 @contextlib.asynccontextmanager
@@ -143,7 +160,7 @@ async def _write(
     before, after = change
     old, new = difference(_facts(before), _facts(after))
     if new:
-        await connection.execute(_UPDATE, after.id, after.name, after.suspended_at)
+        await connection.execute(_UPDATE, after.id, after.name, encode_limits(after.limits), after.suspended_at)
         await trail.append(connection, _audited(action, after, old, new))
     return after
 
@@ -151,7 +168,15 @@ async def _write(
 def _known(row: asyncpg.Record | None, name_or_id: str) -> Organization:
     if row is None:
         raise FieldError("organization", f"there is no organization {name_or_id[:110]!r}")
-    return Organization(**row)
+    return _organization(row)
+
+
+def _organization(row: asyncpg.Record) -> Organization:
+    return Organization(**{**row, "limits": decode_limits(row["limits"])})
+
+
+def _checked_limits(limits: tuple[Limit, ...]) -> tuple[Limit, ...]:
+    return checked_limits("limits", limits, Dimension.ORGANIZATION)
 
 
 def _taken(name: str) -> FieldError:
@@ -159,7 +184,7 @@ def _taken(name: str) -> FieldError:
 
 
 def _facts(organization: Organization) -> Facts:
-    return {"name": organization.name, "suspended_at": organization.suspended_at}
+    return {"name": organization.name, "limits": organization.limits, "suspended_at": organization.suspended_at}
 
 
 def _audited(

@@ -6,9 +6,10 @@ from typing import Any, TypeVar
 
 import asyncpg
 
-from authz import model_pattern, network
+from authz import network
 from authz.scope import Scope
-from quota.limit import Limit
+from quota import model_pattern
+from quota.limit import Dimension, Limit
 from store.audit import AnyConnection
 from store.field_error import FieldError
 from store.limits import checked_limits, decode_limits, encode_limits
@@ -61,7 +62,7 @@ def checked(asked: P) -> P:
         roles=_each("roles", asked.roles, str),
         models=_each("models", asked.models, model_pattern.parse),
         networks=_each("networks", asked.networks, network.parse),
-        limits=checked_limits("limits", _counted("limits", asked.limits)),
+        limits=checked_limits("limits", _counted("limits", asked.limits), Dimension.PRINCIPAL),
     )
 
 

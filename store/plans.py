@@ -1,10 +1,11 @@
 """Which plans are there, and what limits does each put on its tenants?"""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import asyncpg
 
-from authz.principal import Metering
+from authz.principal import DEFAULT_PRIORITY, HIGHEST_PRIORITY, LOWEST_PRIORITY, Metering
 from quota.limit import Limit
 from store.audit import AnyConnection, Change, Trail
 from store.database import Pool, outages_named
@@ -13,10 +14,11 @@ from store.field_error import FieldError
 from store.limits import checked_limits, decode_limits, encode_limits
 from store.name import checked, listed
 
-_SELECT = "SELECT name, limits, metering FROM plans"
+_SELECT = "SELECT name, limits, metering, priority FROM plans"
 _LOCK = f"{_SELECT} WHERE name = $1 FOR UPDATE"
-_INSERT = "INSERT INTO plans (name, limits, metering) VALUES ($1, $2::jsonb, $3) ON CONFLICT (name) DO NOTHING"
-_UPDATE = "UPDATE plans SET limits = $2::jsonb, metering = $3 WHERE name = $1"
+_INSERT = """
+INSERT INTO plans (name, limits, metering, priority) VALUES ($1, $2::jsonb, $3, $4) ON CONFLICT (name) DO NOTHING"""
+_UPDATE = "UPDATE plans SET limits = $2::jsonb, metering = $3, priority = $4 WHERE name = $1"
 _TENANTS = """
 SELECT o.name || '/' || t.name || CASE WHEN t.deleted_at IS NULL THEN '' ELSE ' (deleted)' END
 FROM tenants t JOIN organizations o ON o.id = t.organization_id
@@ -25,11 +27,15 @@ WHERE t.plan = $1 ORDER BY t.deleted_at IS NOT NULL, o.name, t.name"""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What a tenant may use, and how its streams are metered."""
+    """What a tenant may use, and how its streams are metered.
+
+    Under overload, tenants of a lower `priority`, 0 to 9, are refused first.
+    """
 
     name: str
     limits: tuple[Limit, ...]
     metering: Metering = Metering.NATIVE
+    priority: int = DEFAULT_PRIORITY
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +44,7 @@ class PlanChanges:
 
     limits: tuple[Limit, ...] | None = None
     metering: Metering | None = None
+    priority: int | None = None
 
 
 async def list_plans(pool: Pool) -> list[Plan]:
@@ -60,21 +67,21 @@ async def check_plan(connection: AnyConnection, name: str) -> None:
 
 async def create(pool: Pool, plan: Plan, *, trail: Trail) -> Plan:
     """Create the plan; raises `FieldError` when the name is taken or it makes no sense."""
-    _check(plan)
+    made = _checked(plan)
     with outages_named():
         async with pool.acquire() as connection, connection.transaction():
-            if not await _inserted(connection, plan, trail):
+            if not await _inserted(connection, made, trail):
                 raise FieldError("plan", f"there is one named {plan.name!r} already")
-    return plan
+    return made
 
 
 async def put(pool: Pool, plan: Plan, *, trail: Trail) -> None:
     """Create the plan, or make the one of this name as it is; raises `FieldError` when it makes no sense."""
-    _check(plan)
+    wanted = _checked(plan)
     with outages_named():
         async with pool.acquire() as connection, connection.transaction():
-            if not await _inserted(connection, plan, trail):
-                await _write(connection, await _find(connection, _LOCK, plan.name), plan, trail)
+            if not await _inserted(connection, wanted, trail):
+                await _write(connection, await _find(connection, _LOCK, plan.name), wanted, trail)
 
 
 async def update(pool: Pool, name: str, changes: PlanChanges, *, trail: Trail) -> Plan:
@@ -100,7 +107,7 @@ async def delete(pool: Pool, name: str, *, trail: Trail) -> Plan:
 
 
 async def _inserted(connection: AnyConnection, plan: Plan, trail: Trail) -> bool:
-    made = await connection.execute(_INSERT, plan.name, encode_limits(plan.limits), plan.metering)
+    made = await connection.execute(_INSERT, *_column_values(plan))
     if made != "INSERT 0 1":
         return False
     await trail.append(connection, _audited("create", plan.name, after=_facts(plan)))
@@ -118,22 +125,35 @@ async def _find(connection: AnyConnection, query: str, name: str) -> Plan:
 async def _write(connection: AnyConnection, before: Plan, after: Plan, trail: Trail) -> None:
     old, new = difference(_facts(before), _facts(after))
     if new:
-        await connection.execute(_UPDATE, after.name, encode_limits(after.limits), after.metering)
+        await connection.execute(_UPDATE, *_column_values(after))
         await trail.append(connection, _audited("update", after.name, old, new))
 
 
 def _changed(plan: Plan, changes: PlanChanges) -> Plan:
+    # What was not asked for is not checked.
     limits = plan.limits if changes.limits is None else checked_limits("limits", changes.limits)
-    return replace(plan, limits=limits, metering=changes.metering or plan.metering)
+    priority = plan.priority if changes.priority is None else _checked_priority(changes.priority)
+    return replace(plan, limits=limits, metering=changes.metering or plan.metering, priority=priority)
 
 
-def _check(plan: Plan) -> None:
+def _checked(plan: Plan) -> Plan:
     checked("plan", plan.name)
-    checked_limits("limits", plan.limits)
+    _checked_priority(plan.priority)
+    return replace(plan, limits=checked_limits("limits", plan.limits))
+
+
+def _checked_priority(priority: int) -> int:
+    if not LOWEST_PRIORITY <= priority <= HIGHEST_PRIORITY:
+        raise FieldError("priority", f"must be from {LOWEST_PRIORITY} to {HIGHEST_PRIORITY}, not {priority}")
+    return priority
+
+
+def _column_values(plan: Plan) -> tuple[Any, ...]:
+    return plan.name, encode_limits(plan.limits), plan.metering, plan.priority
 
 
 def _facts(plan: Plan) -> Facts:
-    return {"limits": plan.limits, "metering": plan.metering}
+    return {"limits": plan.limits, "metering": plan.metering, "priority": plan.priority}
 
 
 def _audited(action: str, name: str, before: Facts | None = None, after: Facts | None = None) -> Change:
@@ -141,4 +161,9 @@ def _audited(action: str, name: str, before: Facts | None = None, after: Facts |
 
 
 def _plan(row: asyncpg.Record) -> Plan:
-    return Plan(name=row["name"], limits=decode_limits(row["limits"]), metering=Metering(row["metering"]))
+    return Plan(
+        name=row["name"],
+        limits=decode_limits(row["limits"]),
+        metering=Metering(row["metering"]),
+        priority=row["priority"],
+    )

@@ -13,7 +13,7 @@ import msgspec
 
 from authz.derived_key import derived_key
 from authz.session import MAX_SESSIONS_PER_PRINCIPAL, Session, SessionOutage, SessionToken, keyed_hash
-from quota.pipe import Argument, RedisPipe
+from quota.pipe import Argument, Pipe
 from quota.redis import key_of, shard_of
 from quota.reservation import QuotaOutage
 from quota.scripts import Script, load, run
@@ -30,7 +30,7 @@ _ALL = ""
 class RedisSessions:
     """Sessions in Redis. `pepper` keys the hashes; the pipe is its owner's to close."""
 
-    def __init__(self, pipe: RedisPipe, *, pepper: bytes) -> None:
+    def __init__(self, pipe: Pipe, *, pepper: bytes) -> None:
         self._pipe = pipe
         self._pepper = pepper
 

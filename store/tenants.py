@@ -11,7 +11,7 @@ import asyncpg
 
 from authz import network
 from quota.limit import Limit
-from store import organizations
+from store import organizations, time_zone
 from store.audit import AnyConnection, Change, Trail
 from store.database import Pool, PooledConnection, outages_named
 from store.deletion import Deletion, delete_tenants
@@ -24,34 +24,37 @@ from store.plans import check_plan
 from store.routing_policy import canonical_text, stored_text
 
 MAX_NETWORKS = 100
+DEFAULT_TIME_ZONE = "UTC"
 _SELECT = """
-SELECT t.id, t.name, t.plan, t.limits, t.networks, t.routing_policy, t.certificate_required,
+SELECT t.id, t.name, t.plan, t.limits, t.time_zone, t.networks, t.routing_policy, t.certificate_required,
        t.suspended_at, t.deleted_at, t.created_at,
        o.id AS organization_id, o.name AS organization, o.suspended_at AS organization_suspended_at
 FROM tenants t JOIN organizations o ON o.id = t.organization_id"""
 _LIVE = f"{_SELECT} WHERE t.deleted_at IS NULL"
 _INSERT = """
-INSERT INTO tenants (id, name, plan, limits, networks, routing_policy, certificate_required, organization_id)
-VALUES ($1, $2, $3, $4::jsonb, $5, $6::jsonb, $7, $8)"""
+INSERT INTO tenants (id, name, plan, limits, time_zone, networks, routing_policy, certificate_required, organization_id)
+VALUES ($1, $2, $3, $4::jsonb, $5, $6, $7::jsonb, $8, $9)"""
 _UPDATE = """
-UPDATE tenants SET name = $2, plan = $3, limits = $4::jsonb, networks = $5, routing_policy = $6::jsonb,
-       certificate_required = $7, suspended_at = $8 WHERE id = $1"""
+UPDATE tenants SET name = $2, plan = $3, limits = $4::jsonb, time_zone = $5, networks = $6,
+       routing_policy = $7::jsonb, certificate_required = $8, suspended_at = $9 WHERE id = $1"""
 # What an administrator sets, in the order of both statements.
-_FIELDS = ("name", "plan", "limits", "networks", "routing_policy", "certificate_required")
+_FIELDS = ("name", "plan", "limits", "time_zone", "networks", "routing_policy", "certificate_required")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tenant:
     """Who is limited and charged, with the organization it belongs to.
 
-    `limits` are its own, in place of those of its plan with the same name or beside them. `networks` are CIDR blocks
-    that its callers must come from, none for anywhere. `routing_policy` is JSON text (`store.routing_policy`).
+    `limits` are its own, in place of those of its plan that count the same or beside them. Calendar windows go by
+    `time_zone`, an IANA name. `networks` are CIDR blocks that its callers must come from, none for anywhere.
+    `routing_policy` is JSON text (`store.routing_policy`).
     """
 
     id: str
     name: str
     plan: str
     limits: tuple[Limit, ...]
+    time_zone: str
     networks: tuple[str, ...]
     routing_policy: str | None
     certificate_required: bool
@@ -71,6 +74,7 @@ class NewTenant:
     organization: str
     plan: str
     limits: tuple[Limit, ...] = ()
+    time_zone: str = DEFAULT_TIME_ZONE
     networks: tuple[str, ...] = ()
     routing_policy: str | None = None
     certificate_required: bool = False
@@ -83,6 +87,7 @@ class TenantChanges:
     name: str | None = None
     plan: str | None = None
     limits: tuple[Limit, ...] | None = None
+    time_zone: str | None = None
     networks: tuple[str, ...] | None = None
     routing_policy: str | None = None
     clear_routing_policy: bool = False
@@ -203,6 +208,7 @@ def _checked(asked: NewTenant | TenantChanges, tenant_id: str) -> dict[str, Any]
     checks: dict[str, Callable[[Any], object]] = {
         "name": lambda name: checked("name", name),
         "limits": lambda limits: checked_limits("limits", limits),
+        "time_zone": time_zone.checked,
         "networks": _networks,
         "routing_policy": lambda policy: canonical_text(policy, tenant_id=tenant_id),
     }

@@ -17,7 +17,7 @@ from authz.wire import (
     router_headers,
 )
 from extproc import wire
-from extproc.process import LEASE_MS
+from extproc.admission import LEASE_MS
 from sidecar.envoy_config import shipped
 from sidecar.settings import Settings, UpSettings
 from tests.support.envoy_file import FILTERS, LUA, MANAGER, YAML, walk
@@ -75,7 +75,10 @@ def test_what_lua_and_the_usage_filters_write_is_what_the_access_log_reads() -> 
         for node in walk(FILTERS[name])
         if isinstance(node, dict) and "on_present" in node
     }
-    assert written == {(wire.USAGE_NAMESPACE, key, "NUMBER") for key in ("input", "output")}
+    keys = ("prompt", "input", "output", "cached", "reasoning", "cache_read", "cache_written")
+    assert written == {(wire.USAGE_NAMESPACE, key, "NUMBER") for key in keys}
+    assert all(f'(USAGE_NAMESPACE, "{key}")' in source for key in keys)
+    assert '"gateway.admission", "told"' in LUA
 
 
 def test_both_usage_filters_have_the_same_rules() -> None:

@@ -21,9 +21,12 @@ AT_THE_DOOR = {"authz/wire.py", "extproc/wire.py", "sidecar/grpc_health.py", "si
 PURE = (
     *(f"authz.{name}" for name in ("decision", "grant", "arrival", "refusal", "error_body", "routes", "api_key")),
     *(f"authz.{name}" for name in ("scope", "principal", "proof", "credential", "certificate", "session", "failures")),
-    *(f"authz.{name}" for name in ("identity_token", "key_ring", "network", "model_pattern", "issuer", "token")),
+    *(f"authz.{name}" for name in ("identity_token", "key_ring", "network", "issuer", "token")),
     *(f"authz.{name}" for name in ("cached_directory", "cached_sessions", "recognition", "key_set", "identification")),
-    *(f"quota.{name}" for name in ("limit", "estimate", "reservation")),
+    *(
+        f"quota.{name}"
+        for name in ("limit", "applied", "charges", "rate_card", "model_pattern", "estimate", "reservation")
+    ),
     *(f"extproc.{name}" for name in ("lifecycle", "record", "inference_request", "admission", "ending", "sse")),
 )
 # asyncio itself is allowed: authz.directory declares the cache beside the record that decisions read.

@@ -18,12 +18,19 @@ STATE_VARIABLE = "GATEWAY_STATE"
 DEFAULT_STATE = ".run"
 ADMIN_ENV = "admin.env"
 _DATABASE = "DATABASE_URL"
+_REDIS = "REDIS_URL"
 _PEPPER = "GATEWAY_KEY_PEPPER"
 
 
 def store_settings() -> StoreSettings:
     """Read the settings; raises pydantic's `ValidationError`, see `complaints`."""
     return StoreSettings(**({} if os.environ.get(_DATABASE) else _written_by_up()))
+
+
+def redis_url() -> str | None:
+    """Where the limits are counted, for a command that can do without; None when it is not said."""
+    # Counters belong to the database that names whose they are.
+    return os.environ.get(_REDIS) or (None if os.environ.get(_DATABASE) else _admin_env().get(_REDIS))
 
 
 def read_admin_env(path: Path) -> Mapping[str, str]:
@@ -36,10 +43,14 @@ def read_admin_env(path: Path) -> Mapping[str, str]:
 
 
 def _written_by_up() -> Mapping[str, Any]:
-    written = read_admin_env(Path(os.environ.get(STATE_VARIABLE) or DEFAULT_STATE) / ADMIN_ENV)
+    written = _admin_env()
     # The pepper belongs to the database: one from elsewhere would make keys that open nothing.
     fields = {_DATABASE: _DATABASE, _PEPPER: "key_pepper"}
     return {field: written[name] for name, field in fields.items() if name in written}
+
+
+def _admin_env() -> Mapping[str, str]:
+    return read_admin_env(Path(os.environ.get(STATE_VARIABLE) or DEFAULT_STATE) / ADMIN_ENV)
 
 
 def complaints(error: ValidationError) -> list[str]:

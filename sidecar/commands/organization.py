@@ -5,7 +5,10 @@ from typing import Annotated
 
 import typer
 
+from quota.limit import Dimension
 from sidecar.commands.confirmation import Yes, confirm, counted, foretold, told
+from sidecar.commands.limit_option import Limits, field, parse_limits
+from sidecar.commands.list_option import replacement
 from sidecar.commands.session import trail, with_pool
 from sidecar.commands.tenant import AsJson
 from sidecar.tables import print_fields, print_json, print_table
@@ -13,7 +16,7 @@ from store import organizations
 from store.database import Pool
 from store.deletion import Deletion, foreseen
 from store.field_error import FieldError
-from store.organizations import Organization, find_organization, list_organizations
+from store.organizations import Organization, OrganizationChanges, find_organization, list_organizations
 from store.tenants import Tenant, list_tenants
 
 app = typer.Typer(no_args_is_help=True, help="Create, change, suspend and delete organizations.")
@@ -25,12 +28,17 @@ Named = Annotated[str, typer.Argument(metavar="ORG", help="The organization's na
 def create(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The organization's name, unique.")],
     *,
+    limit: Limits = None,
     as_json: AsJson = False,
 ) -> None:
-    """Create an organization."""
+    """Create an organization.
+
+    Its limits hold for all its tenants together, beside those of each of them; their days and months are those of UTC.
+    """
+    limits = parse_limits(limit or (), Dimension.ORGANIZATION)
 
     async def work(pool: Pool) -> Organization:
-        return await organizations.create(pool, name, trail=trail())
+        return await organizations.create(pool, name, limits=limits, trail=trail())
 
     _show(with_pool(work), as_json=as_json)
 
@@ -68,13 +76,21 @@ def show(organization: Named, *, as_json: AsJson = False) -> None:
 def update(
     organization: Named,
     *,
-    name: Annotated[str, typer.Option(metavar="NAME", help="Its name from now on.")],
+    name: Annotated[str | None, typer.Option(metavar="NAME", help="Its name from now on.")] = None,
+    limit: Limits = None,
+    clear_limits: Annotated[bool, typer.Option("--clear-limits", help="Leave only its tenants' limits.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Rename an organization; its id stays."""
+    """Change an organization; its id stays.
+
+    The limits that are given are all that it then has. Each worker goes by them within a second.
+    """
+    limits = replacement("limits", limit, clear=clear_limits)
+    carried = None if limits is None else parse_limits(limits, Dimension.ORGANIZATION)
+    changes = OrganizationChanges(name=name, limits=carried)
 
     async def work(pool: Pool) -> Organization:
-        return await organizations.rename(pool, organization, name, trail=trail())
+        return await organizations.update(pool, organization, changes, trail=trail())
 
     _show(with_pool(work), as_json=as_json)
 
@@ -156,6 +172,7 @@ def _fields(organization: Organization) -> list[tuple[str, object]]:
         ("name", organization.name),
         ("state", _state(organization)),
         ("created", organization.created_at),
+        *map(field, organization.limits),
     ]
 
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+from quota.limit import Dimension
 from sidecar.commands.limit_option import Limits, parse_limits, written
 from sidecar.commands.list_option import replacement
 from store.permissions import Permissions
@@ -85,7 +86,7 @@ def shown(permissions: Permissions) -> list[tuple[str, str]]:
 
 def _parsed(lists: dict[str, list[str] | None]) -> dict[str, Any]:
     return {
-        name: parse_limits(values) if name == "limits" else tuple(values)
+        name: parse_limits(values, Dimension.PRINCIPAL) if name == "limits" else tuple(values)
         for name, values in lists.items()
         if values is not None
     }

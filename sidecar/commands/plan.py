@@ -1,24 +1,32 @@
 """What may a tenant use? `inference-gateway plan ...`: create, change and delete plans."""
 
+from dataclasses import dataclass
 from typing import Annotated
 
 import typer
 
-from authz.principal import Metering
-from sidecar.commands.limit_option import Limits, parse_limits, written
+from authz.principal import DEFAULT_PRIORITY, HIGHEST_PRIORITY, LOWEST_PRIORITY, Metering
+from sidecar.commands.limit_option import Limits, field, parse_limits, written
 from sidecar.commands.list_option import replacement
+from sidecar.commands.option_group import grouped
 from sidecar.commands.session import trail, with_pool
 from sidecar.commands.tenant import AsJson
 from sidecar.tables import print_fields, print_json, print_table
 from store import plans
 from store.database import Pool
 from store.field_error import FieldError
+from store.limits import identity
 from store.plans import Plan, PlanChanges, find_plan, list_plans
 
 app = typer.Typer(no_args_is_help=True, help="Create, change and delete plans.")
 
 Named = Annotated[str, typer.Argument(metavar="PLAN", help="The plan's name.")]
 _METERING = "Where the tokens of streams are counted: native, in Envoy; inline, chunk by chunk in the sidecar."
+_PRIORITY = typer.Option(
+    min=LOWEST_PRIORITY,
+    max=HIGHEST_PRIORITY,
+    help="Under overload, tenants of plans of a lower priority are refused first.",
+)
 
 
 @app.command("create")
@@ -27,6 +35,7 @@ def create(
     *,
     limit: Limits = None,
     metering: Annotated[Metering, typer.Option(help=_METERING)] = Metering.NATIVE,
+    priority: Annotated[int, _PRIORITY] = DEFAULT_PRIORITY,
     as_json: AsJson = False,
 ) -> None:
     """Create a plan."""
@@ -34,7 +43,7 @@ def create(
         raise FieldError(
             "--limit", "give at least one, such as requests_per_minute=10; a plan without any limits nobody"
         )
-    plan = Plan(name=name, limits=parse_limits(limit), metering=metering)
+    plan = Plan(name=name, limits=parse_limits(limit), metering=metering, priority=priority)
 
     async def work(pool: Pool) -> Plan:
         return await plans.create(pool, plan, trail=trail())
@@ -50,8 +59,8 @@ def list_all(*, as_json: AsJson = False) -> None:
         print_json(found)
         return
     print_table(
-        ("NAME", "METERING", "LIMITS"),
-        [(plan.name, plan.metering, " ".join(map(written, plan.limits))) for plan in found],
+        ("NAME", "METERING", "PRIORITY", "LIMITS"),
+        [(plan.name, plan.metering, plan.priority, " ".join(map(written, plan.limits))) for plan in found],
         empty="There are no plans. Make one: inference-gateway plan create NAME --limit requests_per_minute=10",
     )
 
@@ -66,29 +75,39 @@ def show(plan: Named, *, as_json: AsJson = False) -> None:
     _show(with_pool(work), as_json=as_json)
 
 
+@dataclass(frozen=True, kw_only=True)
+class PlanOptions:
+    """What a plan is from now on."""
+
+    limit: Limits = None
+    clear_limits: Annotated[bool, typer.Option("--clear-limits", help="Take all its limits away.")] = False
+    metering: Annotated[Metering | None, typer.Option(help=_METERING)] = None
+    priority: Annotated[int | None, _PRIORITY] = None
+
+    def changes(self) -> PlanChanges:
+        """As the store takes them; raises `FieldError`, also when two options contradict each other."""
+        limits = replacement("limits", self.limit, clear=self.clear_limits)
+        return PlanChanges(
+            limits=None if limits is None else parse_limits(limits), metering=self.metering, priority=self.priority
+        )
+
+
 @app.command("update")
-def update(
-    plan: Named,
-    *,
-    limit: Limits = None,
-    clear_limits: Annotated[bool, typer.Option("--clear-limits", help="Take all its limits away.")] = False,
-    metering: Annotated[Metering | None, typer.Option(help=_METERING)] = None,
-    as_json: AsJson = False,
-) -> None:
+@grouped
+def update(plan: Named, wanted: PlanOptions, *, as_json: AsJson = False) -> None:
     """Change a plan, for all its tenants.
 
     The limits that are given are all that it then has. Each worker goes by them within a second.
     """
-    limits = replacement("limits", limit, clear=clear_limits)
-    changes = PlanChanges(limits=None if limits is None else parse_limits(limits), metering=metering)
+    changes = wanted.changes()
 
     async def work(pool: Pool) -> tuple[Plan, Plan]:
         return await find_plan(pool, plan), await plans.update(pool, plan, changes, trail=trail())
 
     before, after = with_pool(work)
     _show(after, as_json=as_json)
-    kept = {each.name for each in after.limits}
-    if lost := [each.name for each in before.limits if each.name not in kept]:
+    kept = set(map(identity, after.limits))
+    if lost := [written(each) for each in before.limits if identity(each) not in kept]:
         typer.echo(f"The plan does not limit any more: {', '.join(lost)}.", err=True)
 
 
@@ -110,5 +129,5 @@ def _show(plan: Plan, *, as_json: bool) -> None:
     if as_json:
         print_json(plan)
         return
-    limits = [(limit.name, limit.ceiling) for limit in plan.limits]
-    print_fields([("name", plan.name), ("metering", plan.metering), *limits])
+    facts = [("name", plan.name), ("metering", plan.metering), ("priority", plan.priority)]
+    print_fields([*facts, *map(field, plan.limits)])

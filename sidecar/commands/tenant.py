@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from sidecar.commands import limit_option
 from sidecar.commands.confirmation import Yes, confirm, foretold, told
 from sidecar.commands.option_group import grouped
 from sidecar.commands.session import trail, with_pool
@@ -17,7 +18,7 @@ from store.database import Pool
 from store.deletion import Deletion, foreseen
 from store.limits import effective_limits
 from store.plans import Plan, find_plan
-from store.tenants import Tenant, find_tenant, list_tenants
+from store.tenants import DEFAULT_TIME_ZONE, Tenant, find_tenant, list_tenants
 
 app = typer.Typer(no_args_is_help=True, help="Create, change, suspend and delete tenants.")
 
@@ -37,8 +38,8 @@ def create(
 ) -> None:
     """Create a tenant on a plan.
 
-    Its organization is created too when there is none of this name. A limit takes the place of the plan's of the same
-    name, or is added to them.
+    Its organization is created too when there is none of this name. A limit takes the place of the plan's that counts
+    the same (the same name, per, route and model), or is added to them.
     """
     new = wanted.new(name)
 
@@ -92,7 +93,7 @@ def show(tenant: Named, *, as_json: AsJson = False) -> None:
         described = {"tenant": _described(found), "plan": plan, "limits": limits}
         print_json({**described, "keys": has.keys_revoked, "workloads": has.workloads_deleted})
         return
-    shown = [(limit.name, limit.ceiling) for limit in limits]
+    shown = [limit_option.field(limit) for limit in limits]
     counts = [("keys", has.keys_revoked), ("workloads", has.workloads_deleted)]
     print_fields([*_fields(found), ("metering", plan.metering), *shown, *counts])
 
@@ -163,7 +164,7 @@ def _show(tenant: Tenant, *, as_json: bool) -> None:
     if as_json:
         print_json(_described(tenant))
     else:
-        own = [(limit.name, limit.ceiling) for limit in tenant.limits]
+        own = [limit_option.field(limit) for limit in tenant.limits]
         print_fields([*_fields(tenant), *own])
 
 
@@ -174,6 +175,7 @@ def _described(tenant: Tenant) -> dict[str, Any]:
 
 def _fields(tenant: Tenant) -> list[tuple[str, Any]]:
     optional = [
+        ("time zone", tenant.time_zone if tenant.time_zone != DEFAULT_TIME_ZONE else ""),
         ("networks", ", ".join(tenant.networks)),
         ("certificate", "required" if tenant.certificate_required else ""),
         ("routing policy", tenant.routing_policy),

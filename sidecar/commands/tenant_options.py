@@ -8,8 +8,9 @@ import typer
 from sidecar.commands.limit_option import Limits, parse_limits
 from sidecar.commands.list_option import replacement
 from sidecar.commands.routing_policy_option import Policy, read_policy
-from store.tenants import NewTenant, TenantChanges
+from store.tenants import DEFAULT_TIME_ZONE, NewTenant, TenantChanges
 
+TimeZone = typer.Option(metavar="ZONE", help="Whose calendar its days and months go by, such as Europe/Berlin.")
 Networks = Annotated[
     list[str] | None,
     typer.Option("--network", metavar="CIDR", help="Where its callers must come from, may be repeated; else anywhere."),
@@ -28,6 +29,7 @@ class NewTenantOptions:
         str, typer.Option(metavar="PLAN", help="The plan that sets its limits: free, pro, enterprise or your own.")
     ] = "free"
     limit: Limits = None
+    time_zone: Annotated[str, TimeZone] = DEFAULT_TIME_ZONE
     network: Networks = None
     routing_policy: Policy = None
     require_certificate: Annotated[bool, typer.Option("--require-certificate", help=_CERTIFICATE)] = False
@@ -39,6 +41,7 @@ class NewTenantOptions:
             organization=self.organization,
             plan=self.plan,
             limits=parse_limits(self.limit or ()),
+            time_zone=self.time_zone,
             networks=tuple(self.network or ()),
             routing_policy=read_policy(self.routing_policy),
             certificate_required=self.require_certificate,
@@ -53,6 +56,7 @@ class TenantOptions:
     plan: Annotated[str | None, typer.Option(metavar="PLAN", help="The plan that it is on from now on.")] = None
     limit: Limits = None
     clear_limits: Annotated[bool, typer.Option("--clear-limits", help="Only its plan's limits hold.")] = False
+    time_zone: Annotated[str | None, TimeZone] = None
     network: Networks = None
     clear_networks: Annotated[bool, typer.Option("--clear-networks", help="Let it in from anywhere.")] = False
     routing_policy: Policy = None
@@ -73,6 +77,7 @@ class TenantOptions:
             name=self.name,
             plan=self.plan,
             limits=None if limits is None else parse_limits(limits),
+            time_zone=self.time_zone,
             networks=None if networks is None else tuple(networks),
             routing_policy=read_policy(self.routing_policy),
             clear_routing_policy=self.clear_routing_policy,

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from sidecar.commands.fixed_point import dollars
 from sidecar.commands.moment import ago
 from sidecar.commands.session import with_pool
 from sidecar.commands.tenant import AsJson
@@ -15,6 +16,7 @@ from store.ledger import GroupBy, UsageTotal
 from store.tenants import find_tenant, list_tenants
 
 _HEADINGS = {GroupBy.DAY: "DAY (UTC)", GroupBy.MODEL: "MODEL", GroupBy.TENANT: "TENANT"}
+_COLUMNS = ("REQUESTS", "COMPLETED", "ESTIMATED", "INPUT TOKENS", "CACHED", "OUTPUT TOKENS", "REASONING", "COST")
 
 
 def usage(
@@ -28,7 +30,10 @@ def usage(
     group_by: Annotated[GroupBy, typer.Option(help="What to sum by.")] = GroupBy.DAY,
     as_json: AsJson = False,
 ) -> None:
-    """Sum requests and tokens by day, model or tenant."""
+    """Sum requests, tokens and their cost by day, model or tenant.
+
+    Cached tokens are among those of the input, reasoning tokens among those of the output.
+    """
     until = datetime.now(UTC)
     start = ago("--since", since, now=until)
 
@@ -44,11 +49,20 @@ def usage(
         print_json(found)
         return
     print_table(
-        (_HEADINGS[group_by], "REQUESTS", "COMPLETED", "INPUT TOKENS", "OUTPUT TOKENS", "ESTIMATED"),
-        [(names.get(total.group, total.group), *_numbers(total)) for total in found],
+        (_HEADINGS[group_by], *_COLUMNS),
+        [(names.get(total.group, total.group), *_values(total)) for total in found],
         empty=f"Nothing was used since {start:%Y-%m-%d %H:%M:%SZ}.",
     )
 
 
-def _numbers(total: UsageTotal) -> tuple[int, ...]:
-    return total.requests, total.completed, total.input_tokens, total.output_tokens, total.estimated
+def _values(total: UsageTotal) -> tuple[int | str, ...]:
+    return (
+        total.requests,
+        total.completed,
+        total.estimated,
+        total.input_tokens,
+        total.cached_tokens,
+        total.output_tokens,
+        total.reasoning_tokens,
+        dollars(total.cost_micros),
+    )

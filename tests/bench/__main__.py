@@ -1,6 +1,6 @@
 """What does the gateway cost beside a bare Envoy? Measures, prints one table, writes bench.json, leaves nothing behind.
 
-`python -m tests.bench [--seconds N] [--only json|check|check_million|streams|disconnect]`.
+`python -m tests.bench [--seconds N] [--only limits|json|check|check_million|streams|disconnect]`.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from typing import Any, get_args
 import msgspec
 
 from sidecar.process import ChildExitedError, StartError
-from tests.bench import credentials, machine, revocation
+from tests.bench import credentials, limits, machine, revocation
 from tests.bench.job import Kind
 from tests.bench.measurement import (
     CHECK_VARIANTS,
@@ -64,6 +64,9 @@ def loads(seconds: float) -> dict[Kind, Load]:
 
 async def run(stage: Stage, planned: Mapping[Kind, Load]) -> Results:
     bench, results = Bench(stage), Results()
+    if "json" in planned or not planned:
+        _say("limits")
+        results.limits = await limits.measured(stage.folder)
     for kind, load in planned.items():
         if kind == "check":
             _say("revocation")
@@ -132,7 +135,7 @@ def main() -> int:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description="What does the gateway cost?")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="length of one measurement")
-    parser.add_argument("--only", choices=get_args(Kind), help="measure one kind of load")
+    parser.add_argument("--only", choices=(*get_args(Kind), "limits"), help="measure one kind of load")
     return parser.parse_args()
 
 

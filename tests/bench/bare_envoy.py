@@ -19,8 +19,11 @@ def without_gateway(rendered: str) -> str:
     manager["http_filters"] = [one for one in manager["http_filters"] if one["name"] == _ROUTER]
     del manager["access_log"], manager["access_log_options"]
     for place in (*manager["route_config"]["virtual_hosts"], *_routes(manager)):
-        place.pop("typed_per_filter_config", None)
-        place.pop("response_headers_to_remove", None)
+        for ours in ("typed_per_filter_config", "response_headers_to_remove", "response_headers_to_add"):
+            place.pop(ours, None)
+    for cluster in resources["clusters"]:
+        if cluster["name"] == "router":
+            cluster.pop("typed_extension_protocol_options", None)
     return str(yaml.safe_dump(config, sort_keys=False, width=120))
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests.bench.limits import Measured
 from tests.bench.measurement import CHECK_KINDS, CHECK_VARIANTS, JSON_VARIANTS, STREAM_VARIANTS, Round, Variant, medians
 from tests.bench.revocation import Revocations
 from tests.bench.stage import BARE, FLOOR, GATEWAY
@@ -11,6 +12,7 @@ from tests.bench.stage import BARE, FLOOR, GATEWAY
 # docs/benchmarks/README.md says where they come from.
 JSON_BUDGET_US = 1000.0
 CHECK_BUDGET = 1.3
+LIMITS_BUDGET_US = 150.0
 REVOCATION_BUDGET_MS = 1000.0
 SILENT_BUDGET_MS = 5000.0
 STREAM_BUDGET = 2.0
@@ -46,6 +48,7 @@ class Results:
     rounds: dict[str, dict[str, list[Round]]] = field(default_factory=dict)
     idle: dict[str, float] = field(default_factory=dict)
     revocations: dict[str, Revocations] = field(default_factory=dict)
+    limits: Measured | None = None
 
     def add(self, kind: str, variant: str, measured: Round) -> None:
         self.rounds.setdefault(kind, {}).setdefault(variant, []).append(measured)
@@ -61,6 +64,7 @@ class Results:
             },
             "idle_cpu_ms_per_second": self.idle,
             "revocation_ms": self.revocations,
+            "limits": self.limits,
         }
 
 
@@ -79,6 +83,8 @@ def table(results: Results) -> str:
         if kind in results.rounds:
             variants = JSON_VARIANTS | STREAM_VARIANTS | CHECK_VARIANTS
             lines += ["", heading, *_rows(variants, results.medians(kind), with_cpu=kind != "disconnect")]
+    if results.limits:
+        lines += ["", *_limit_rows(results.limits)]
     if results.idle:
         cells = ["-"] * 4 + [f"{results.idle[group]:.1f}" for group in _GROUPS] + ["-", f"{results.idle['router']:.1f}"]
         lines += ["", "nobody calls: CPU ms per second", _line("gateway", cells)]
@@ -93,6 +99,8 @@ def budgets(results: Results) -> list[Budget]:
     for kind in CHECK_KINDS:
         found += _check_budgets(kind, results.medians(kind))
     found += _revocation_budgets(results.revocations)
+    if results.limits:
+        found += _limit_budgets(results.limits)
     if streams:
         bare, native = streams[BARE].cpu_us, streams["native"].cpu_us
         ratio = (native["envoy"] + native["sidecar"]) / bare["envoy"]
@@ -133,6 +141,23 @@ def _revocation_budgets(found: Mapping[str, Revocations]) -> Iterable[Budget]:
         what = f"a revoked key ({name}) is refused by every worker within {budget:,.0f} ms"
         value = f"p50 {ms.p50_ms:.1f}, p99 {ms.p99_ms:.1f}, max {ms.max_ms:.1f} ms of {ms.count}"
         yield Budget(what=what, value=value, holds=ms.max_ms <= budget)
+
+
+def _limit_rows(measured: Measured) -> Iterable[str]:
+    yield "limits: reserve and settle, beyond the same loop with none; CPU µs per request"
+    for count, cost in measured.limits.items():
+        title = "1 limit" if count == "1" else f"{count} limits"
+        yield _line(title, [*["-"] * 5, f"{cost.sidecar_us:.1f}", "-", f"{cost.redis_us:.1f}", *["-"] * 3])
+    signs = measured.streams
+    yield f"signs of life of {signs.streams:,} streams, one each 5 s: CPU ms per second"
+    own, redis = signs.sidecar_percent * 10, signs.redis_percent * 10
+    yield _line("recorder", [*["-"] * 5, f"{own:.1f}", "-", f"{redis:.1f}", *["-"] * 3])
+
+
+def _limit_budgets(measured: Measured) -> Iterable[Budget]:
+    for count, cost in measured.limits.items():
+        what = f"reserve and settle under {count} limit(s): sidecar CPU at most {LIMITS_BUDGET_US:g} µs a request"
+        yield Budget(what=what, value=f"{cost.sidecar_us:.0f} µs", holds=cost.sidecar_us <= LIMITS_BUDGET_US)
 
 
 def budget_lines(found: Iterable[Budget]) -> str:

@@ -14,12 +14,10 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from redis.asyncio import Redis
-
 from authz import api_key
 from authz.principal import Metering
 from quota.limit import concurrent_requests, requests_per_minute, tokens_per_day
-from quota.redis import RedisSettledEvents
+from quota.redis_events import RedisSettledEvents
 from sidecar.embedded.certificates import Certificates, ensure_certificates
 from sidecar.embedded.envoy_server import envoy_command
 from sidecar.embedded.fleet import Fleet
@@ -28,6 +26,7 @@ from sidecar.embedded.postgres import EmbeddedPostgres
 from sidecar.embedded.redis import EmbeddedRedis
 from sidecar.envoy_config import EnvoyAddresses, render
 from sidecar.process import Child, Command, wait_until_ready
+from sidecar.redis_client import server_pipe
 from sidecar.sockets import recorder_socket, worker_socket
 from store import api_keys, plans, tenants
 from store.database import opened
@@ -100,8 +99,8 @@ class Stage:
     async def settled(self) -> None:
         """Wait until the ledger has a row of every request: writing it is part of what a request costs."""
         await asyncio.sleep(_SETTLING_SECONDS)
-        async with Redis.from_url(self.redis.url) as redis:
-            events = RedisSettledEvents(redis, consumer="bench")
+        async with contextlib.aclosing(server_pipe(self.redis.url, deadline=READY_SECONDS)) as pipe:
+            events = RedisSettledEvents(pipe, consumer="bench")
             while await events.backlog():  # noqa: ASYNC110 - what is asked is another process, which sets no Event
                 await asyncio.sleep(_SETTLING_SECONDS)
 

@@ -1,7 +1,7 @@
 """The API over a real Postgres and a real Redis, called as Envoy calls it."""
 
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
@@ -10,6 +10,7 @@ import httpx
 import pytest
 from redis.asyncio import Redis
 
+from authz.directory import Directory
 from authz.grant import Grant
 from authz.identity_token import IDENTITY_HEADER, IdentityTokens
 from authz.key_ring import KeyRing, generate
@@ -17,9 +18,12 @@ from authz.principal import Handle, PrincipalKind
 from authz.scope import Scope
 from authz.session import Session, Sessions
 from control.application import Resources, application
+from control.limits import Standings
 from control.sessions import Lifetimes
 from quota.pipe import RedisPipe
+from quota.redis import RedisReservations
 from store.database import Pool, opened
+from store.directory import PostgresDirectory
 from store.sessions import RedisSessions
 from tests.quota.own_redis import OwnRedis, running
 from tests.support.values import REQUEST_ID, Clock, grant
@@ -42,12 +46,17 @@ class Api:
 
     sessions: Sessions
     pool: Pool
+    standings: Standings = field(default_factory=lambda: cast("Standings", NoSessions()))
     clock: Clock = field(default_factory=Clock)
     ring: KeyRing | None = None
     errors: list[Exception] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.ring = ring_at(self.now())
+
+    @property
+    def directory(self) -> Directory:
+        return PostgresDirectory(self.pool)
 
     def now(self) -> datetime:
         return datetime.fromtimestamp(self.clock.now(), UTC)
@@ -68,18 +77,22 @@ class Api:
             "x-gateway-client-address": "192.0.2.1",
         }
 
-    @asynccontextmanager
-    async def client(self) -> AsyncIterator[httpx.AsyncClient]:
-        resources = Resources(
+    def resources(self) -> Resources:
+        return Resources(
             ring=lambda: self.ring,
             sessions=self.sessions,
+            directory=self.directory,
+            standings=self.standings,
             pool=self.pool,
             pepper=PEPPER,
             lifetimes=Lifetimes(idle_seconds=1800, lifetime_seconds=43_200),
             now=self.now,
             observe_error=self.errors.append,
         )
-        transport = httpx.ASGITransport(application(resources))
+
+    @asynccontextmanager
+    async def client(self) -> AsyncIterator[httpx.AsyncClient]:
+        transport = httpx.ASGITransport(application(self.resources()))
         async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
             yield client
 
@@ -107,26 +120,36 @@ def redis_server() -> Iterator[OwnRedis]:
 
 
 @asynccontextmanager
+async def pipe_to(server: OwnRedis, *, deadline: float = _PATIENT_SECONDS) -> AsyncIterator[RedisPipe]:
+    async with (
+        Redis.from_url(server.url) as redis,
+        aclosing(RedisPipe(redis.connection_pool.make_connection, deadline=deadline)) as pipe,
+    ):
+        yield pipe
+
+
+@asynccontextmanager
 async def sessions_at(server: OwnRedis, *, deadline: float = _PATIENT_SECONDS) -> AsyncIterator[RedisSessions]:
-    async with Redis.from_url(server.url) as redis:
-        pipe = RedisPipe(redis.connection_pool.make_connection, deadline=deadline)
-        try:
-            yield RedisSessions(pipe, pepper=PEPPER)
-        finally:
-            await pipe.aclose()
+    async with pipe_to(server, deadline=deadline) as pipe:
+        yield RedisSessions(pipe, pepper=PEPPER)
 
 
 @pytest.fixture
-async def sessions(redis_server: OwnRedis) -> AsyncIterator[RedisSessions]:
+async def pipe(redis_server: OwnRedis) -> AsyncIterator[RedisPipe]:
     async with Redis.from_url(redis_server.url) as redis:
         await redis.flushdb()
-    async with sessions_at(redis_server) as sessions:
-        yield sessions
+    async with pipe_to(redis_server) as pipe:
+        yield pipe
 
 
 @pytest.fixture
-async def api(sessions: RedisSessions, pool: Pool) -> Api:
-    return Api(sessions, pool)
+async def sessions(pipe: RedisPipe) -> RedisSessions:
+    return RedisSessions(pipe, pepper=PEPPER)
+
+
+@pytest.fixture
+async def api(pipe: RedisPipe, sessions: RedisSessions, pool: Pool) -> Api:
+    return Api(sessions, pool, RedisReservations(pipe))
 
 
 class NoSessions:

@@ -146,6 +146,33 @@ def test_the_own_dialect() -> None:
     assert usage == {"object": "inference.usage", "choices": [], "usage": whole["usage"]}
 
 
+CACHED = Usage(140, 12, cached=100, cache_written=30, reasoning=7)
+
+
+def test_cached_and_reasoning_tokens_are_parts_of_what_openai_says() -> None:
+    numbers = {"prompt_tokens": 140, "completion_tokens": 12, "total_tokens": 152}
+    details = {"prompt_tokens_details": {"cached_tokens": 100}, "completion_tokens_details": {"reasoning_tokens": 7}}
+    reply = replace(REPLY, usage=CACHED)
+    assert json.loads(whole_answer(reply, []))["usage"] == numbers | details
+    assert decoded(closing_events(reply, empty=False)[0])["usage"] == numbers | details
+    own = json.loads(whole_answer(replace(OWN, usage=CACHED), []))["usage"]
+    assert own == {
+        "input_tokens": 140,
+        "output_tokens": 12,
+        "input_tokens_details": {"cached_tokens": 100},
+        "output_tokens_details": {"reasoning_tokens": 7},
+    }
+
+
+def test_cached_tokens_stand_beside_what_anthropic_says() -> None:
+    of_input = {"input_tokens": 10, "cache_creation_input_tokens": 30, "cache_read_input_tokens": 100}
+    reply = replace(ANTHROPIC, usage=CACHED)
+    assert json.loads(whole_answer(reply, []))["usage"] == of_input | {"output_tokens": 12}
+    events = named(b"".join(closing_events(reply, empty=True)))
+    assert events[0][1]["message"]["usage"] == of_input | {"output_tokens": 1}
+    assert events[-2][1]["usage"] == of_input | {"output_tokens": 12}
+
+
 def test_a_stream_without_usage_does_not_mention_it() -> None:
     quiet = replace(REPLY, usage=None)
     assert all(b"usage" not in event for event in delta_events(quiet, pieces("hi", 3), 3))

@@ -17,6 +17,10 @@ def test_every_header_is_read_whatever_its_case() -> None:
         ("x-demo-split", "3"),
         ("x-demo-batch", "4"),
         ("x-demo-usage", "5,6"),
+        ("x-demo-cached-tokens", "3"),
+        ("x-demo-cache-written-tokens", "1"),
+        ("x-demo-reasoning-tokens", "2"),
+        ("x-demo-own-limit", "99"),
         ("x-demo-fault", "hang"),
     ]
     assert read_script(headers) == Script(
@@ -28,6 +32,10 @@ def test_every_header_is_read_whatever_its_case() -> None:
         split=3,
         batch=4,
         usage=UsageRule(numbers=(5, 6)),
+        cached=3,
+        cache_written=1,
+        reasoning=2,
+        own_limit=99,
         fault=Fault.HANG,
     )
 
@@ -62,6 +70,10 @@ def test_usage_rules(text: str, rule: UsageRule) -> None:
         ("x-demo-usage", "1"),
         ("x-demo-usage", "1,2,3"),
         ("x-demo-usage", "-1,2"),
+        ("x-demo-cached-tokens", "-1"),
+        ("x-demo-cache-written-tokens", "x"),
+        ("x-demo-reasoning-tokens", "1.5"),
+        ("x-demo-own-limit", ""),
         ("x-demo-fault", "sneeze"),
         ("x-demo-evnets", "3"),
     ],

@@ -42,6 +42,23 @@ async def test_a_status(desk: Desk) -> None:
     assert (await desk.ended("r"))["tokens_out"] == 0
 
 
+async def test_tokens_of_other_kinds(desk: Desk) -> None:
+    answer = await infer(desk, usage="5,6", cached_tokens="4", reasoning_tokens="3")
+    usage = answer.json()["usage"]
+    assert usage["input_tokens_details"] == {"cached_tokens": 4}
+    assert usage["output_tokens_details"] == {"reasoning_tokens": 3}
+
+
+@pytest.mark.parametrize("body", [INFER, INFER | STREAM])
+@pytest.mark.parametrize("status", ["200", "503"])
+async def test_limits_of_its_own(desk: Desk, body: dict[str, Any], status: str) -> None:
+    steering = {"events": "1"} if status == "200" else {"status": status}
+    quiet, told = await infer(desk, body, **steering), await infer(desk, body, own_limit="99", **steering)
+    assert told.headers["x-ratelimit-limit-requests"] == told.headers["anthropic-ratelimit-requests-limit"] == "99"
+    assert told.headers["ratelimit"] == '"router";r=99'
+    assert not [name for name in quiet.headers if "ratelimit" in name]
+
+
 async def test_padding(desk: Desk) -> None:
     found = events((await infer(desk, INFER | STREAM, events="2", padding="1000")).text)
     assert [len(event["delta"]) for event in found] == [1004, 1006]

@@ -1,4 +1,4 @@
-"""Which pages are made from the code? Pure functions, a page's name to its text; run as a module, it writes them.
+"""Which pages and pictures are made from the code? Pure functions, a file's name to its text; run, it writes them all.
 
 `python -m tests.docs.generate`; test_generated.py fails while a page is stale.
 """
@@ -11,7 +11,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
 import yaml
-from prometheus_client import Counter, Gauge
+from prometheus_client import Counter, Gauge, Histogram
 from pydantic import AliasChoices, HttpUrl, SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings
@@ -21,6 +21,7 @@ from extproc.lifecycle import FINAL, TRANSITIONS, Cause, State
 from sidecar import metrics
 from sidecar.envoy_config import shipped
 from sidecar.settings import Settings, StoreSettings, UpSettings
+from tests.docs.plots import plots
 
 DOCS = Path(__file__).parents[2] / "docs"
 COMMAND = "python -m tests.docs.generate"
@@ -57,9 +58,10 @@ SECTIONS: tuple[tuple[str, str, type[BaseSettings], type[BaseSettings] | None], 
     (
         "The administrative commands",
         (
-            "`inference-gateway migrate`, `organization`, `tenant`, `plan`, `role`, `key`, `workload`, `subject`, "
-            "`signing-key`, `audit` and `usage`. Without `DATABASE_URL` they read `admin.env` in "
-            "`GATEWAY_STATE` (`.run`), which a running `inference-gateway up` writes."
+            "`inference-gateway migrate`, `organization`, `tenant`, `plan`, `limits`, `model`, `role`, `key`, "
+            "`workload`, `subject`, `signing-key`, `audit`, `usage` and `reconcile`. Without `DATABASE_URL` they read "
+            "`admin.env` in `GATEWAY_STATE` (`.run`), which a running `inference-gateway up` writes. `limits` and "
+            "`reconcile` read `REDIS_URL` and `GATEWAY_REDIS_CLUSTER` too."
         ),
         StoreSettings,
         None,
@@ -98,10 +100,12 @@ def errors() -> str:
         '    {"error": {"message": ..., "type": ..., "param": ..., "code": ..., "details": {...},\n'
         '               "request_id": ..., "timestamp": ...}}',
         "`code` is one of those below: it is also the `outcome` of the metrics. `type` is what OpenAI's SDKs know. "
-        "`param` names the field or header that is wrong. `details` of an exceeded limit are `limit`, `ceiling` and "
-        "`used`; of a wrong method, `allow`. `message` may be more particular than the one in the table.",
+        "`param` names the field or header that is wrong. `details` of an exceeded limit are `limit`, `per`, `unit`, "
+        "`ceiling`, `used` and `window`, with `seconds`, `time_zone`, `burst`, `route`, `model` and `demanded` where "
+        "they apply; of a wrong method, `allow`. `message` may be more particular than the one in the table.",
         "With a time to wait come `retry-after`, in whole seconds, rounded up, and `retry-after-ms`. Envoy's own "
-        "answers say `retry-after: 1` with 503 and nothing with the others.",
+        "answers say `retry-after: 1` with 503 and nothing with the others. How limits stand is told in headers "
+        "beside them ([quota.md](quota.md#what-a-client-is-told)).",
         "Unknown, wrong, expired and revoked keys look alike, on purpose.",
         _table(("code", "status", "type", "worth retrying", "said by", "message"), rows),
     )
@@ -109,7 +113,7 @@ def errors() -> str:
 
 def metrics_page() -> str:
     """Every metric that `sidecar.metrics` declares."""
-    found = [metric for metric in vars(metrics).values() if isinstance(metric, Counter | Gauge)]
+    found = [metric for metric in vars(metrics).values() if isinstance(metric, Counter | Gauge | Histogram)]
     rows = [(f"`{_sample_name(metric)}`", _kind(metric), _labels(metric), metric._documentation) for metric in found]
     return _page(
         "Metrics",
@@ -118,7 +122,8 @@ def metrics_page() -> str:
         _table(("name", "kind", "labels", "counts"), rows),
         f"`outcome` is `{metrics.GRANTED}`, `{metrics.ADMITTED}`, or a code of [errors.md](errors.md). `state` and "
         "`cause` are in [lifecycle.md](lifecycle.md). `usage_source` is `exact` when the Router said both numbers or "
-        "nothing was to be charged, otherwise `estimated`.",
+        "nothing was to be charged, otherwise `estimated`. `limit` is a limit's name, `mode` is `enforce` or `shadow`, "
+        "`on_outage` the class that decided: they are explained in [quota.md](quota.md).",
     )
 
 
@@ -161,6 +166,11 @@ PAGES: dict[str, Callable[[], str]] = {
 }
 
 
+def made() -> dict[str, str]:
+    """Every page and picture, by its path below docs/."""
+    return {**{name: make() for name, make in PAGES.items()}, **plots()}
+
+
 def _codes_of_envoy() -> set[str]:
     config = yaml.safe_load(shipped("envoy.yaml").read_text())
     manager = config["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
@@ -174,15 +184,15 @@ def _speaker(reason: Reason, by_envoy: set[str]) -> str:
     return "Envoy" if reason.code in by_envoy else "sidecar"
 
 
-def _sample_name(metric: Counter | Gauge) -> str:
+def _sample_name(metric: Counter | Gauge | Histogram) -> str:
     return f"{metric._name}_total" if isinstance(metric, Counter) else metric._name
 
 
-def _kind(metric: Counter | Gauge) -> str:
-    return "counter" if isinstance(metric, Counter) else "gauge"
+def _kind(metric: Counter | Gauge | Histogram) -> str:
+    return type(metric).__name__.lower()
 
 
-def _labels(metric: Counter | Gauge) -> str:
+def _labels(metric: Counter | Gauge | Histogram) -> str:
     return ", ".join(f"`{label}`" for label in metric._labelnames)
 
 
@@ -258,9 +268,9 @@ def _page(title: str, *parts: str) -> str:
 
 
 def main() -> None:
-    """Write every page."""
-    for name, make in PAGES.items():
-        (DOCS / name).write_text(make())
+    """Write every page and picture."""
+    for name, text in made().items():
+        (DOCS / name).write_text(text)
         sys.stdout.write(f"docs/{name}\n")
 
 

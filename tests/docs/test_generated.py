@@ -1,10 +1,11 @@
-"""Do the pages that are made from the code still say what the code says?"""
+"""Do the pages and pictures that are made from the code still say what the code says?"""
 
 import pytest
 
 from authz.refusal import Reason
 from extproc.lifecycle import TRANSITIONS, Cause, State
 from tests.docs.generate import CAUSES, COMMAND, DOCS, PAGES, STATES, lifecycle
+from tests.docs.plots import plots
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -12,6 +13,13 @@ def test_a_generated_page_is_up_to_date(name: str) -> None:
     page = DOCS / name
     written = page.read_text() if page.exists() else ""
     assert written == PAGES[name](), f"docs/{name} is stale; run: {COMMAND}"
+
+
+def test_the_pictures_are_up_to_date() -> None:
+    pictures = plots()
+    stale = [name for name, text in pictures.items() if not (DOCS / name).exists() or (DOCS / name).read_text() != text]
+    assert not stale, f"run: {COMMAND}"
+    assert {f"images/{file.name}" for file in (DOCS / "images").iterdir()} == set(pictures)
 
 
 def test_every_state_and_cause_is_explained() -> None:

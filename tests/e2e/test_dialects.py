@@ -144,14 +144,18 @@ async def test_a_wrong_key_is_anthropics_authentication_error(gateway: Gateway) 
     assert caught.value.request_id == caught.value.response.headers["x-request-id"]
 
 
-@pytest.mark.parametrize("limit", [requests_per_minute(1), tokens_per_day(130)], ids=lambda limit: limit.name)
-async def test_a_full_limit_is_anthropics_rate_limit_error(gateway: Gateway, limit: Limit) -> None:
+@pytest.mark.parametrize(
+    ("limit", "code"),
+    [(requests_per_minute(1), "rate_limit_exceeded"), (tokens_per_day(130), "insufficient_quota")],
+    ids=["rate", "budget"],
+)
+async def test_a_full_limit_is_anthropics_rate_limit_error(gateway: Gateway, limit: Limit, code: str) -> None:
     tenant = await gateway.tenant(limit)
     async with _claude(gateway, tenant) as sdk:
         await sdk.messages.create(model="m", messages=MESSAGES, max_tokens=90, extra_headers={"x-demo-usage": "30,90"})
         with pytest.raises(anthropic.RateLimitError) as caught:
             await sdk.messages.create(model="m", messages=MESSAGES, max_tokens=90)
-    assert _checked(caught.value, "rate_limit_error", "rate_limit_exceeded")["details"]["limit"] == limit.name
+    assert _checked(caught.value, "rate_limit_error", code)["details"]["limit"] == limit.name
     assert int(caught.value.response.headers["retry-after"]) >= 1
 
 

@@ -27,7 +27,15 @@ async def test_requests_per_minute_hold_over_both_workers(gateway: Gateway) -> N
     assert statuses.count(429) == 40
     error = refused.json()["error"]
     assert (error["code"], error["type"]) == ("rate_limit_exceeded", "rate_limit_error")
-    assert error["details"] == {"limit": "requests_per_minute", "ceiling": 20, "used": 20}
+    assert error["details"] == {
+        "limit": "requests_per_minute",
+        "unit": "requests",
+        "per": "tenant",
+        "window": "sliding",
+        "seconds": 60,
+        "ceiling": 20,
+        "used": 20,
+    }
     assert "requests_per_minute" in error["message"]
     assert 1 <= int(refused.headers["retry-after"]) <= 61
     assert int(refused.headers["retry-after"]) == math.ceil(int(refused.headers["retry-after-ms"]) / 1000)
@@ -47,7 +55,12 @@ async def test_tokens_are_reserved_before_and_settled_after(gateway: Gateway) ->
         await gateway.row(second.headers["x-request-id"])
         third = await client.post("/v1/infer", json=body)
     assert third.status_code == 429
-    assert third.json()["error"]["details"] == {"limit": "tokens_per_day", "ceiling": 1000, "used": 540}
+    error = third.json()["error"]
+    assert (error["code"], error["type"]) == ("insufficient_quota", "insufficient_quota")
+    assert third.headers["x-should-retry"] == "false"
+    assert {"limit": "tokens_per_day", "ceiling": 1000, "used": 540, "time_zone": "UTC"}.items() <= error[
+        "details"
+    ].items()
 
 
 async def test_concurrent_reservations_never_pass_the_token_ceiling(gateway: Gateway) -> None:

@@ -67,9 +67,11 @@ class Streams:
 
     async def begun(self) -> "Streams":
         begun = asyncio.create_task(self.all_begun.wait())
-        done, _ = await asyncio.wait({begun, *self._tasks}, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            task.result()  # a stream that did not begin says why
+        waiting: set[asyncio.Task[Any]] = {begun, *self._tasks}
+        while not begun.done():
+            done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()  # a stream that did not begin says why
         return self
 
     async def ended(self) -> list[tuple[str, list[str]]]:
@@ -142,7 +144,7 @@ async def test_streams_that_end_while_no_worker_lives_have_right_rows(
             return await gateway.access_log_streams_at("recorder.sock") >= 2
 
         await until(recorder_has_all)
-    streams = await Streams(client, events=15).begun()
+    streams = await Streams(client, events=40).begun()
     pids = gateway.pids("sidecar.worker")
     # Stopped, the supervisor does not start new ones before the streams have ended.
     serve = gateway.children["serve"].pid
@@ -153,7 +155,7 @@ async def test_streams_that_end_while_no_worker_lives_have_right_rows(
         ended = await streams.ended()
     finally:
         os.kill(serve, signal.SIGCONT)
-    await _assert_whole(gateway, tenant, ended, 15)
+    await _assert_whole(gateway, tenant, ended, 40)
 
 
 async def test_one_worker_killed_is_not_noticed(gateway: Gateway, tenant: Tenant, client: httpx.AsyncClient) -> None:
@@ -233,7 +235,7 @@ async def test_workers_killed_under_load_leave_one_row_per_request_the_router_sa
 async def test_redis_killed_lets_nobody_in_and_loses_nothing(
     gateway: Gateway, tenant: Tenant, client: httpx.AsyncClient
 ) -> None:
-    streams = await Streams(client, events=20).begun()
+    streams = await Streams(client, events=30).begun()
     gateway.kill("redis")
     try:
         refused = await _post(client)
@@ -244,13 +246,13 @@ async def test_redis_killed_lets_nobody_in_and_loses_nothing(
     finally:
         gateway.start_redis()
     await _admits_again(client)
-    await _assert_whole(gateway, tenant, ended, 20)
+    await _assert_whole(gateway, tenant, ended, 30)
 
 
 async def test_postgres_killed_stops_no_known_caller_and_loses_no_row(
     gateway: Gateway, tenant: Tenant, client: httpx.AsyncClient
 ) -> None:
-    streams = await Streams(client, events=20).begun()
+    streams = await Streams(client, events=30).begun()
     gateway.kill("postgres")
     try:
         assert [(await _post(client)).status_code for _ in range(10)] == [200] * 10
@@ -260,7 +262,7 @@ async def test_postgres_killed_stops_no_known_caller_and_loses_no_row(
         ended = await streams.ended()
     finally:
         gateway.start_postgres()
-    await _assert_whole(gateway, tenant, ended, 20)
+    await _assert_whole(gateway, tenant, ended, 30)
     assert len(await _rows(gateway, tenant, STREAMS + 10)) == STREAMS + 10
 
 

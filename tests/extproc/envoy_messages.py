@@ -72,8 +72,13 @@ def log_entry(
     flags: data.ResponseFlags | None = None,
     response_bytes: int = 0,
     namespaces: Mapping[str, Mapping[str, str | float]] | None = None,
+    router_ms: tuple[float, float] | None = None,
 ) -> data.HttpAccessLogEntry:
-    """An entry of a request that began at noon and took 1.5 seconds; `kind` 6 is its end, 5 a sign of life."""
+    """An entry of a request that began at noon and took 1.5 seconds; `kind` 6 is its end, 5 a sign of life.
+
+    `router_ms` are when the Router had the whole request, and when the first byte of its answer came.
+    """
+    sent, received = (timedelta(milliseconds=ms) for ms in router_ms) if router_ms else (None, None)
     return data.HttpAccessLogEntry(
         common_properties=data.AccessLogCommon(
             access_log_type=data.AccessLogType(kind),
@@ -81,6 +86,8 @@ def log_entry(
             duration=timedelta(milliseconds=1500),
             response_flags=flags,
             metadata=metadata(namespaces or {}),
+            time_to_last_upstream_tx_byte=sent,
+            time_to_first_upstream_rx_byte=received,
         ),
         response=data.HttpResponseProperties(
             response_code=status, response_code_details=details, response_body_bytes=response_bytes

@@ -6,9 +6,11 @@ from dataclasses import dataclass, field
 
 from extproc.record import Admission, Ending
 from extproc.settlement import Settler
+from quota.applied import AppliedLimits
+from quota.limit import Limit
 from quota.memory import MemoryReservations
-from quota.reservation import Claim, Exceeded, Overdue, QuotaOutage, Reservation, Settlement
-from tests.support.values import Clock
+from quota.reservation import Claim, Exceeded, Overdue, QuotaOutage, Reservation, Settlement, Standing
+from tests.support.values import ORGANIZATION, Clock, held
 
 
 @dataclass(slots=True)
@@ -51,6 +53,10 @@ class FlakyReservations:
         await self._begin("overdue")
         return await self.kept.overdue(limit=limit)
 
+    async def standings(self, organization_id: str, limits: AppliedLimits) -> tuple[Standing, ...]:
+        await self._begin("standings")
+        return await self.kept.standings(organization_id, limits)
+
     async def _begin(self, name: str) -> None:
         self.asked.append(name)
         if self.held is not None:
@@ -80,3 +86,8 @@ class Settling:
             now_ms=self.clock.now_ms,
             observe=lambda admission, ending: self.observed.append((admission, ending)),
         )
+
+    async def used(self, *limits: Limit) -> tuple[int, ...]:
+        """What is taken under limits that ten_a carries."""
+        standings = await self.flaky.kept.standings(ORGANIZATION, held(*limits))
+        return tuple(standing.used for standing in standings)

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
@@ -12,13 +12,14 @@ from envoy_data_plane.envoy.data.accesslog import v3 as data
 from extproc import admission as admissions
 from extproc import ending as endings
 from extproc.access_log import SERVICE_NAME, AccessLog
+from extproc.admission import LEASE_MS
 from extproc.lifecycle import Cause, State
-from extproc.process import LEASE_MS
 from extproc.record import Admission, Ending, UsageSource
+from quota.charges import Rates, TokenUsage, charges
 from tests.extproc import envoy_messages as envoy
 from tests.extproc.flaky_reservations import Settling
 from tests.extproc.memory_stream import MemoryStream
-from tests.support.values import NOON_MS, REQUEST_ID, admission, arrival, demand, grant, slots, tokens_a_day
+from tests.support.values import NOON_MS, REQUEST_ID, admission, arrival, grant, held, slots, tokens_a_day
 
 TOKENS, SLOTS = tokens_a_day(1000), slots(3)
 ADMITTED = {"gateway.admission": {"admitted": "yes", "record": admissions.encode(admission()).decode()}}
@@ -35,8 +36,8 @@ class Logging:
     errors: list[Exception] = field(default_factory=list)
 
     async def reserve(self, *, lease_ms: int = LEASE_MS) -> None:
-        asked = admissions.claim(grant(TOKENS, SLOTS), admission(), output_named=True, lease_ms=lease_ms)
-        await self.settling.flaky.kept.reserve(asked)
+        asked = admissions.claim(admission(), held(TOKENS, SLOTS), output_named=True)
+        await self.settling.flaky.kept.reserve(replace(asked, lease_ms=lease_ms))
 
     async def take(self, *entries: data.HttpAccessLogEntry) -> None:
         stream = MemoryStream()
@@ -57,9 +58,8 @@ class Logging:
             for event in await self.settling.flaky.kept.read(count=100, wait_ms=0)
         ]
 
-    def held(self) -> tuple[int, int]:
-        kept = self.settling.flaky.kept
-        return kept.used(demand(TOKENS)), kept.used(demand(SLOTS))
+    async def held(self) -> tuple[int, ...]:
+        return await self.settling.used(TOKENS, SLOTS)
 
 
 @pytest.fixture
@@ -85,8 +85,9 @@ async def test_the_last_entry_settles_the_request_with_what_envoy_saw(logging: L
         response_bytes=4096,
         first_event_ms=NOON_MS + 77,
         ended_ms=NOON_MS + 250 + 1500,
+        charges=charges(TokenUsage(input=7, output=30), Rates()),
     )
-    assert logging.held() == (37, 0)
+    assert await logging.held() == (37, 0)
 
 
 @pytest.mark.parametrize(
@@ -183,7 +184,7 @@ async def test_who_left_before_process_had_answered_is_settled_only_if_room_was_
         await logging.reserve()
     gone = envoy.log_entry(status=0, details="downstream_remote_disconnect", flags=CLIENT_GONE, namespaces=CHECKED)
     await logging.take(gone)
-    assert logging.held() == (0, 0)
+    assert await logging.held() == (0, 0)
     settled = await logging.settled()
     assert [(admitted.request_id, ending.state) for admitted, ending in settled] == (
         [(REQUEST_ID, State.CANCELLED)] if reserved else []
@@ -197,7 +198,7 @@ async def test_who_was_refused_by_a_dead_sidecar_is_settled_if_room_was_taken(lo
     await logging.take(envoy.log_entry(status=503, details="rbac_access_denied", namespaces=CHECKED))
     [(_, ending)] = await logging.settled()
     assert (ending.cause, ending.input_tokens, ending.output_tokens) == (Cause.GATEWAY_ERROR, 0, 0)
-    assert logging.held() == (0, 0)
+    assert await logging.held() == (0, 0)
 
 
 @pytest.mark.parametrize(

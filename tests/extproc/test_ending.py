@@ -11,6 +11,8 @@ from extproc import ending as endings
 from extproc.ending import Observation, lost, read
 from extproc.lifecycle import FINAL, Cause, State
 from extproc.record import Ending, UsageSource
+from quota.charges import NOTHING, Charges, Rates, TokenUsage, charges
+from quota.limit import Unit
 from tests.support.values import NOON_MS, admission, observation
 
 EXACT, ESTIMATED = UsageSource.EXACT, UsageSource.ESTIMATED
@@ -135,6 +137,101 @@ def test_what_was_seen_is_kept() -> None:
     assert (found.first_event_ms, found.ended_ms) == (NOON_MS + 50, NOON_MS + 1000)
 
 
+# What the limits count: all of it; the request alone; nothing.
+RATES = Rates(input_weight=2000, cached_weight=100, output_weight=1000, reasoning_weight=500)
+REQUEST = Charges(requests=1)
+
+
+def _used(input_tokens: int, output_tokens: int) -> Charges:
+    return charges(TokenUsage(input=input_tokens, output=output_tokens), RATES)
+
+
+@pytest.mark.parametrize(
+    ("seen", "charged"),
+    [
+        # All of it: the Router answered, to its end or not.
+        ({"input_tokens": 7, "output_tokens": 30}, _used(7, 30)),
+        ({"input_tokens": 7, "output_tokens": 0, **NONE}, _used(7, 0)),
+        ({}, _used(20, 12)),
+        ({"details": f"{AFTER}{{x}}"}, _used(20, 12)),
+        ({"details": "response_timeout"}, _used(20, 12)),
+        ({"details": "max_duration_timeout"}, _used(20, 12)),
+        ({"details": "ext_proc_error_gRPC_error_13{x}"}, _used(20, 12)),
+        # The first event is not whole yet, but bytes of it had come.
+        ({"details": f"{AFTER}{{x}}", "events": 0, "response_bytes": 9}, _used(20, 0)),
+        # What the Router says of output, it has made.
+        ({"status": 500, "input_tokens": 7, "output_tokens": 3, **NONE}, _used(7, 3)),
+        ({"status": 503, "details": f"{BEFORE}{{x}}", "input_tokens": 7, "output_tokens": 3, **NONE}, _used(7, 3)),
+        # The client's own leaving: it had asked for it.
+        ({"status": 0, "details": REMOTE_DISCONNECT, "client_gone": True, **NONE}, _used(20, 0)),
+        ({"details": REMOTE_DISCONNECT, "client_gone": True}, _used(20, 12)),
+        # The caller's own mistake: the request.
+        *[({"status": status, **NONE}, REQUEST) for status in (302, 400, 401, 403, 404, 409, 413, 422)],
+        ({"status": 400, "input_tokens": 7, **NONE}, REQUEST),
+        # The Router's fault, before any output: nothing.
+        *[({"status": status, "events": 0, "response_bytes": 99}, NOTHING) for status in (408, 429, 500, 502, 503)],
+        ({"status": 500, "input_tokens": 7, **NONE}, NOTHING),
+        ({"status": 503, "details": f"{BEFORE}{{x}}", "events": 0, "response_bytes": 207}, NOTHING),
+        ({"status": 503, "details": "no_healthy_upstream", **NONE}, NOTHING),
+        ({"details": f"{AFTER}{{x}}", **NONE}, NOTHING),
+        ({"status": 504, "details": "response_timeout", "events": 0, "response_bytes": 207}, NOTHING),
+        ({"status": 504, "details": "stream_idle_timeout", **NONE}, NOTHING),
+        ({"details": "max_duration_timeout", **NONE}, NOTHING),
+        ({"details": "ext_proc_error_gRPC_error_13{x}", **NONE}, NOTHING),
+        # It never reached the Router.
+        ({"status": 503, "details": "rbac_access_denied_matched_policy[none]", "passed": False, **NONE}, NOTHING),
+        ({"status": 0, "details": REMOTE_DISCONNECT, "client_gone": True, "passed": False, **NONE}, NOTHING),
+    ],
+)
+def test_the_limits_count_what_was_used_and_give_back_what_came_to_nothing(
+    seen: dict[str, Any], charged: Charges
+) -> None:
+    assert read(observation(**seen), admission(rates=RATES)).charges == charged
+
+
+def test_an_embedding_that_was_served_is_charged_and_one_that_broke_off_in_silence_is_not() -> None:
+    embeddings = admission(stream=False, output_reserved=0, rates=RATES)
+    served = read(observation(input_tokens=7, events=0), embeddings)
+    assert served.charges == _used(7, 0)
+    broken = read(observation(status=503, details=f"{BEFORE}{{x}}", **NONE), embeddings)
+    assert broken.charges == NOTHING
+
+
+def test_cached_and_reasoning_tokens_are_parts_with_weights_of_their_own() -> None:
+    seen = observation(input_tokens=100, cached_tokens=60, output_tokens=50, reasoning_tokens=20)
+    found = read(seen, admission(rates=RATES))
+    assert (found.input_tokens, found.cached_tokens, found.output_tokens, found.reasoning_tokens) == (100, 60, 50, 20)
+    assert (found.charges.input_tokens, found.charges.output_tokens) == (40 * 2 + 6, 30 + 10)
+
+
+@pytest.mark.parametrize(
+    ("seen", "found"),
+    [
+        ({"input_tokens": 7, "cached_tokens": 9, "output_tokens": 3, "reasoning_tokens": 8}, (7, 7, 3, 3, EXACT)),
+        ({"input_tokens": 7, "output_tokens": 3}, (7, 0, 3, 0, EXACT)),
+        ({"input_tokens": 0, "cached_tokens": 9, "output_tokens": 0, "reasoning_tokens": 8}, (0, 0, 0, 0, EXACT)),
+        # A part that was said is known of a whole that was not.
+        ({"cached_tokens": 50, "reasoning_tokens": 40}, (50, 50, 40, 40, ESTIMATED)),
+        ({"cached_tokens": 5, "reasoning_tokens": 4}, (20, 5, 12, 4, ESTIMATED)),
+        ({"cached_tokens": 0, "reasoning_tokens": 0}, (20, 0, 12, 0, ESTIMATED)),
+    ],
+)
+def test_a_part_is_never_more_than_its_whole(
+    seen: dict[str, Any], found: tuple[int, int, int, int, UsageSource]
+) -> None:
+    ending = read(observation(**seen), admission())
+    assert (
+        *(ending.input_tokens, ending.cached_tokens, ending.output_tokens, ending.reasoning_tokens),
+        ending.usage_source,
+    ) == found
+
+
+def test_a_number_that_no_request_has_is_none() -> None:
+    found = read(observation(input_tokens=10**9 + 1, output_tokens=10**15, cached_tokens=10**12), admission())
+    assert (found.input_tokens, found.output_tokens, found.cached_tokens) == (20, 12, 0)
+    assert found.usage_source is ESTIMATED
+
+
 counts = st.integers(0, 2**53)
 observations = st.builds(
     Observation,
@@ -154,6 +251,14 @@ observations = st.builds(
     response_bytes=counts,
     first_event_ms=st.none() | counts,
     ended_ms=counts,
+    cached_tokens=st.none() | counts,
+    reasoning_tokens=st.none() | counts,
+)
+weights, prices = st.integers(0, 2**31 - 1), st.integers(0, 10**12)
+rates = st.builds(
+    Rates,
+    **dict.fromkeys(("input_weight", "cached_weight", "output_weight", "reasoning_weight"), weights),
+    **dict.fromkeys(("input_price", "cached_price", "output_price", "reasoning_price"), prices),
 )
 
 
@@ -165,9 +270,34 @@ def test_whatever_is_seen_a_request_ends_in_a_final_state_and_is_never_charged_b
     assert found.state in FINAL - {State.REJECTED}
     assert found.input_tokens >= 0
     assert found.output_tokens >= 0
-    if seen.input_tokens is not None and seen.output_tokens is not None:
+    if (seen.input_tokens or 0) > 10**9 or (seen.output_tokens or 0) > 10**9:
+        assert max(found.input_tokens, found.output_tokens) <= 10**9
+    elif seen.input_tokens is not None and seen.output_tokens is not None:
         assert found.usage_source is EXACT
     assert endings.decode(endings.encode(found)) == found
+
+
+@given(seen=observations, stream=st.booleans(), rated=rates)
+def test_whatever_is_seen_counts_in_full_or_as_a_request_or_not_at_all(
+    seen: Observation, *, stream: bool, rated: Rates
+) -> None:
+    found = read(seen, admission(stream=stream, rates=rated))
+    usage = TokenUsage(
+        input=found.input_tokens,
+        output=found.output_tokens,
+        cached=found.cached_tokens,
+        reasoning=found.reasoning_tokens,
+    )
+    assert found.cached_tokens <= found.input_tokens
+    assert found.reasoning_tokens <= found.output_tokens
+    whole = charges(usage, rated)
+    assert found.charges in (whole, REQUEST, NOTHING)
+    if found.state in {State.COMPLETED, State.CANCELLED} and seen.passed:
+        assert found.charges == whole
+    if found.output_tokens and seen.passed:
+        assert found.charges == whole
+    # What counters in Redis add up are doubles there.
+    assert all(0 <= found.charges.of(unit) < 2**53 for unit in Unit)
 
 
 @given(seen=observations)
@@ -176,11 +306,12 @@ def test_a_request_that_never_passed_is_not_charged_by_estimate(seen: Observatio
         found = read(seen, admission())
         assert (found.input_tokens, found.output_tokens) == (0, 0)
         assert found.state in {State.FAILED, State.CANCELLED}
+        assert found.charges == NOTHING
 
 
 @pytest.mark.parametrize(("events", "output"), [(0, 100), (1, 1), (99, 99), (100, 100), (5000, 100)])
 def test_a_request_that_nobody_reports_is_charged_for_what_is_known(events: int, output: int) -> None:
-    found = lost(admission(), events=events, ended_ms=NOON_MS)
+    found = lost(admission(rates=RATES), events=events, ended_ms=NOON_MS)
     assert found == Ending(
         state=State.FAILED,
         cause=Cause.GATEWAY_LOST,
@@ -192,6 +323,7 @@ def test_a_request_that_nobody_reports_is_charged_for_what_is_known(events: int,
         response_bytes=0,
         first_event_ms=None,
         ended_ms=NOON_MS,
+        charges=charges(TokenUsage(input=20, output=output), RATES),
     )
 
 

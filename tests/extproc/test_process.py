@@ -7,18 +7,20 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import pytest
 
 from authz.grant import Grant
 from authz.principal import Metering
 from authz.refusal import Reason, Refusal
 from extproc import admission as admissions
-from extproc import process
-from extproc.ending import read
-from extproc.process import LEASE_MS, SERVICE_NAME, ExternalProcessor
-from extproc.record import Admission
+from extproc.admission import LEASE_MS
+from extproc.process import SERVICE_NAME, ExternalProcessor
+from extproc.record import Admission, Degraded
 from extproc.settlement import GRACE_SECONDS
+from quota.limit import OnOutage
 from tests.extproc import envoy_messages as envoy
+from tests.extproc.admitting import Admitting
 from tests.extproc.flaky_reservations import Settling
 from tests.extproc.memory_stream import MemoryStream
 from tests.support.values import (
@@ -26,9 +28,7 @@ from tests.support.values import (
     REQUEST_ID,
     admission,
     arrival,
-    demand,
     grant,
-    observation,
     sliding,
     slots,
     tokens_a_day,
@@ -45,14 +45,18 @@ USAGE = b'data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2}}
 class Processing:
     """An ExternalProcessor over reservations in memory."""
 
-    settling: Settling = field(default_factory=Settling)
+    admitting: Admitting = field(default_factory=Admitting)
     observed: list[Admission | Refusal] = field(default_factory=list)
     processor: ExternalProcessor = field(init=False)
 
     def __post_init__(self) -> None:
         self.processor = ExternalProcessor(
-            self.settling.flaky, self.settling.settler, now=self.settling.clock.now, observe=self.observed.append
+            self.admitting.admitter, now=self.settling.clock.now, observe=self.observed.append
         )
+
+    @property
+    def settling(self) -> Settling:
+        return self.admitting.settling
 
     @contextlib.asynccontextmanager
     async def stream(self) -> AsyncIterator[MemoryStream]:
@@ -70,9 +74,8 @@ class Processing:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
-    def held(self) -> tuple[int, int]:
-        kept = self.settling.flaky.kept
-        return kept.used(demand(TOKENS)), kept.used(demand(SLOTS))
+    async def held(self) -> tuple[int, ...]:
+        return await self.settling.used(TOKENS, SLOTS)
 
 
 @pytest.fixture
@@ -100,7 +103,7 @@ def _refused(raw: bytes, reason: Reason) -> dict[str, Any]:
 
 def _marks(raw: bytes) -> dict[str, str]:
     fields = envoy.read(raw).dynamic_metadata.fields["gateway.admission"].struct_value.fields
-    return {name: value.string_value for name, value in fields.items()}
+    return {name: value.string_value for name, value in fields.items() if value.string_value is not None}
 
 
 def test_the_service_is_envoys() -> None:
@@ -112,7 +115,7 @@ async def test_a_request_with_room_is_admitted_with_its_record_and_no_change(pro
     async with processing.stream() as stream:
         stream.put(_asked())
         raw = await stream.answer()
-        assert processing.held() == (processing_estimate() + 100, 1)
+        assert await processing.held() == (processing_estimate() + 100, 1)
     answer = envoy.read(raw)
     assert answer.request_body.response.body_mutation is None
     assert answer.immediate_response is None
@@ -120,7 +123,11 @@ async def test_a_request_with_room_is_admitted_with_its_record_and_no_change(pro
     record = admissions.decode(marks.pop("record"))
     assert marks == {"admitted": "yes"}
     assert record == admission(
-        stream=False, input_estimate=processing_estimate(), admitted_ms=NOON_MS, output_reserved=100
+        stream=False,
+        input_estimate=processing_estimate(),
+        input_bytes=len(json.dumps(CHAT)),
+        admitted_ms=NOON_MS,
+        output_reserved=100,
     )
     assert processing.observed == [record]
     # What Check left has done its work: it need not fill the access log.
@@ -130,6 +137,14 @@ async def test_a_request_with_room_is_admitted_with_its_record_and_no_change(pro
 
 def processing_estimate() -> int:
     return -(-len(json.dumps(CHAT)) // 4)
+
+
+async def test_how_the_limits_stand_goes_along_for_the_answer(processing: Processing) -> None:
+    async with processing.stream() as stream:
+        stream.put(_asked(grant_of=grant(sliding(9, name="requests_per_minute"))))
+        raw = await stream.answer()
+    told = envoy.read(raw).dynamic_metadata.fields["gateway.admission"].struct_value.fields["told"].struct_value
+    assert told.fields["x-ratelimit-remaining-requests"].string_value == "8"
 
 
 async def test_a_stream_is_asked_for_usage_that_will_be_removed(processing: Processing) -> None:
@@ -168,7 +183,7 @@ async def test_a_bad_body_is_refused_and_takes_nothing(
         stream.put(_asked(body))
         error = _refused(await stream.answer(), reason)
     assert (error["param"], error["request_id"]) == (param, REQUEST_ID)
-    assert processing.held() == (0, 0)
+    assert await processing.held() == (0, 0)
     assert processing.settling.flaky.asked == []
     assert isinstance(processing.observed[0], Refusal)
 
@@ -190,7 +205,7 @@ async def test_a_request_without_a_grant_is_refused(processing: Processing) -> N
     async with processing.stream() as stream:
         stream.put(envoy.request_body(json.dumps(CHAT).encode(), {}))
         _refused(await stream.answer(), Reason.MISSING_CREDENTIALS)
-    assert processing.held() == (0, 0)
+    assert await processing.held() == (0, 0)
 
 
 async def test_a_full_window_is_told_with_the_time_to_retry(processing: Processing) -> None:
@@ -201,7 +216,16 @@ async def test_a_full_window_is_told_with_the_time_to_retry(processing: Processi
     async with processing.stream() as second:
         second.put(_asked(grant_of=limited, request_id="other"))
         error = _refused(await second.answer(), Reason.RATE_LIMIT_EXCEEDED)
-    assert error["details"] == {"limit": "requests_per_minute", "ceiling": 1, "used": 1}
+    assert error["details"] == {
+        "limit": "requests_per_minute",
+        "per": "tenant",
+        "unit": "requests",
+        "ceiling": 1,
+        "used": 1,
+        "window": "sliding",
+        "seconds": 60,
+    }
+    assert error["headers"]["x-ratelimit-remaining-requests"] == "0"
     retry_ms = int(error["headers"]["retry-after-ms"])
     assert 60_000 <= retry_ms <= 61_000
     assert error["headers"]["retry-after"] == str(-(-retry_ms // 1000))
@@ -213,27 +237,7 @@ async def test_a_request_larger_than_its_limit_is_told_so_and_not_to_retry(proce
         error = _refused(await stream.answer(), Reason.EXCEEDS_LIMIT)
     assert error["details"]["limit"] == TOKENS.name
     assert "retry-after" not in error["headers"]
-    assert processing.held() == (0, 0)
-
-
-async def test_a_slot_that_frees_within_the_grace_is_given(
-    processing: Processing, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(process, "_SLOT_GRACE_SECONDS", (0.001, 0.001))
-    async with processing.stream() as first:
-        first.put(_asked())
-        await first.answer()
-        async with processing.stream() as second:
-            second.put(_asked(request_id="other"))
-            _refused(await second.answer(), Reason.RATE_LIMIT_EXCEEDED)
-        one = processing.observed[0]
-        assert isinstance(one, Admission)
-        async with processing.stream() as third:
-            third.put(_asked(request_id="third"))
-            # Refused once, and waiting for the grace.
-            await _turns_until(lambda: len(processing.settling.flaky.asked) == 4)
-            processing.settling.settler.settle(one, read(observation(response_bytes=4), one))
-            assert _marks(await third.answer())["admitted"] == "yes"
+    assert await processing.held() == (0, 0)
 
 
 async def test_when_the_limits_cannot_be_asked_the_request_is_refused_and_what_it_took_is_undone(
@@ -247,7 +251,7 @@ async def test_when_the_limits_cannot_be_asked_the_request_is_refused_and_what_i
     assert error["headers"]["retry-after"] == "1"
     settling.flaky.deaf = False
     await settling.settler.finish()
-    assert processing.held() == (0, 0)
+    assert await processing.held() == (0, 0)
     assert await settling.flaky.kept.read(count=10, wait_ms=0) == []
 
 
@@ -269,8 +273,34 @@ async def test_a_client_that_leaves_while_room_is_taken_leaves_nothing_behind(pr
     await asyncio.gather(task, return_exceptions=True)
     settling.flaky.held.set()
     await settling.settler.finish()
-    assert processing.held() == (0, 0)
+    assert await processing.held() == (0, 0)
     assert not stream.written
+
+
+async def test_what_passes_in_an_outage_is_marked_in_its_record_and_gives_its_share_back(
+    processing: Processing,
+) -> None:
+    processing.settling.flaky.out = True
+    local = msgspec.structs.replace(slots(4), on_outage=OnOutage.LOCAL)
+    for request_id in "ab":  # this worker's share is one slot
+        async with processing.stream() as stream:
+            stream.put(_asked(grant_of=grant(local), request_id=request_id))
+            record = admissions.decode(_marks(await stream.answer())["record"])
+        assert record.degraded is Degraded.LOCAL
+    assert processing.admitting.shares.running == 0
+
+
+async def test_a_used_up_budget_is_told_as_not_worth_retrying(processing: Processing) -> None:
+    budget = grant(tokens_a_day(150, name="tokens_per_day"))
+    async with processing.stream() as first:
+        first.put(_asked(grant_of=budget))
+        await first.answer()
+    async with processing.stream() as second:
+        second.put(_asked(grant_of=budget, request_id="other"))
+        error = _refused(await second.answer(), Reason.INSUFFICIENT_QUOTA)
+    assert error["type"] == "insufficient_quota"
+    assert error["headers"]["x-should-retry"] == "false"
+    assert int(error["headers"]["retry-after"]) == 12 * 3600
 
 
 async def test_when_the_stream_ends_the_settler_waits_for_the_log_and_then_settles(processing: Processing) -> None:
@@ -280,11 +310,11 @@ async def test_when_the_stream_ends_the_settler_waits_for_the_log_and_then_settl
         await stream.answer()
     settling.clock.ms += GRACE_MS - 1
     await settling.settler.tick()
-    assert processing.held()[1] == 1
+    assert (await processing.held())[1] == 1
     settling.clock.ms += 2
     await settling.settler.tick()
     await settling.settler.finish()
-    assert processing.held()[1] == 0
+    assert (await processing.held())[1] == 0
     assert len(await settling.flaky.kept.read(count=10, wait_ms=0)) == 1
 
 
@@ -308,7 +338,7 @@ async def test_a_handler_that_is_cancelled_in_mid_stream_still_tells_the_settler
     processing.settling.clock.ms += GRACE_MS + 1
     await processing.settling.settler.tick()
     await processing.settling.settler.finish()
-    assert processing.held()[1] == 0
+    assert (await processing.held())[1] == 0
 
 
 async def _inline(stream: MemoryStream, *, stream_options: dict[str, Any] | None = None) -> None:

@@ -1,7 +1,9 @@
 """Every admitted request is settled exactly once, whoever learns of its end first and whatever is out meanwhile."""
 
 import asyncio
+from dataclasses import replace
 
+import msgspec
 import pytest
 
 from extproc import admission as admissions
@@ -9,12 +11,12 @@ from extproc import ending as endings
 from extproc import settlement as settlements
 from extproc.ending import read
 from extproc.lifecycle import Cause
-from extproc.record import Admission
+from extproc.record import Admission, Degraded
 from extproc.settlement import GRACE_SECONDS, sweep
 from quota.reservation import Reservation
 from tests.extproc.flaky_reservations import Settling
 from tests.sidecar.embedded.processes import until
-from tests.support.values import admission, claim, demand, grant, observation, slots, tokens_a_day
+from tests.support.values import admission, claim, held, observation, slots, tokens_a_day
 
 TOKENS, SLOTS = tokens_a_day(1000), slots(3)
 FINISHED = read(observation(input_tokens=7, output_tokens=30), admission())
@@ -28,7 +30,7 @@ def settling() -> Settling:
 
 async def _reserved(settling: Settling, name: str = "a", *, lease_ms: int = 20_000) -> Admission:
     one = admission(request_id=name)
-    asked = admissions.claim(grant(TOKENS, SLOTS), one, output_named=True, lease_ms=lease_ms)
+    asked = replace(admissions.claim(one, held(TOKENS, SLOTS), output_named=True), lease_ms=lease_ms)
     assert isinstance(await settling.flaky.kept.reserve(asked), Reservation)
     return one
 
@@ -40,8 +42,8 @@ async def _events(settling: Settling) -> list[tuple[str, Cause]]:
     ]
 
 
-def _held(settling: Settling) -> tuple[int, int]:
-    return settling.flaky.kept.used(demand(TOKENS)), settling.flaky.kept.used(demand(SLOTS))
+async def _held(settling: Settling) -> tuple[int, ...]:
+    return await settling.used(TOKENS, SLOTS)
 
 
 async def test_an_end_that_is_known_is_settled_at_once(settling: Settling) -> None:
@@ -50,7 +52,7 @@ async def test_an_end_that_is_known_is_settled_at_once(settling: Settling) -> No
     await settling.settler.finish()
     assert await _events(settling) == [("a", Cause.FINISHED)]
     assert settling.observed == [(one, FINISHED)]
-    assert _held(settling) == (37, 0)
+    assert await _held(settling) == (37, 0)
 
 
 async def test_an_end_told_twice_is_settled_and_observed_once(settling: Settling) -> None:
@@ -138,7 +140,7 @@ async def test_a_closed_stream_is_settled_as_lost_only_after_the_grace(settling:
     await settling.settler.tick()
     await settling.settler.finish()
     assert await _events(settling) == [("a", Cause.GATEWAY_LOST)]
-    assert _held(settling) == (120, 0)
+    assert await _held(settling) == (120, 0)
 
 
 @pytest.mark.parametrize("noticed_by", ["tick", "settle"])
@@ -237,10 +239,10 @@ async def test_a_release_is_retried_until_the_reservation_is_undone(settling: Se
     settling.flaky.out = True
     settling.settler.release(one)
     await settling.settler.finish()
-    assert _held(settling) == (120, 1)
+    assert await _held(settling) == (120, 1)
     settling.flaky.out = False
     await settling.settler.tick()
-    assert _held(settling) == (0, 0)
+    assert await _held(settling) == (0, 0)
     assert (await _events(settling), settling.observed) == ([], [])
 
 
@@ -252,7 +254,7 @@ async def test_a_request_that_never_passed_is_settled_only_if_it_was_reserved(
     settling.settler.settle_if_reserved(one, read(observation(passed=False, events=0), one))
     await settling.settler.finish()
     assert await _events(settling) == ([("a", Cause.GATEWAY_ERROR)] if reserved else [])
-    assert _held(settling) == (0, 0)
+    assert await _held(settling) == (0, 0)
 
 
 async def test_the_background_task_retries_until_it_is_cancelled(
@@ -284,7 +286,7 @@ async def test_the_sweeper_settles_what_nobody_reports_by_its_progress(settling:
         ("streaming", 8, 8),
     }
     assert await sweep(settling.flaky, now_ms=settling.clock.ms) == []
-    assert _held(settling) == (120 + 28 + 120, 1)
+    assert await _held(settling) == (120 + 28 + 120, 1)
 
 
 async def test_a_request_that_comes_to_life_again_while_it_is_swept_goes_on(settling: Settling) -> None:
@@ -298,11 +300,45 @@ async def test_a_request_that_comes_to_life_again_while_it_is_swept_goes_on(sett
     assert await settling.flaky.progress([("org_a", "a")]) == [1]
 
 
+@pytest.mark.parametrize("made", [True, False])
+async def test_what_was_admitted_in_an_outage_and_not_logged_is_settled_once_whether_the_store_knew_it_or_not(
+    settling: Settling, *, made: bool
+) -> None:
+    one = await _reserved(settling) if made else admission(request_id="a")
+    settling.settler.stream_closed(msgspec.structs.replace(one, degraded=Degraded.OPEN))
+    settling.clock.ms += GRACE_MS + 1
+    await settling.settler.tick()
+    await settling.settler.finish()
+    assert await _events(settling) == [("a", Cause.GATEWAY_LOST)]
+    [event] = await settling.flaky.kept.read(count=10, wait_ms=0)
+    assert (event.reserved_ms is None) is not made
+
+
+async def test_what_was_admitted_in_an_outage_and_is_settled_elsewhere_is_not_settled_again(settling: Settling) -> None:
+    one = admission(request_id="a", degraded=Degraded.LOCAL)
+    settling.settler.stream_closed(one)
+    await settling.flaky.kept.settle(settlements.settlement(one, FINISHED))
+    settling.clock.ms += GRACE_MS + 1
+    await settling.settler.tick()
+    await settling.settler.finish()
+    assert await _events(settling) == [("a", Cause.FINISHED)]
+    assert settling.observed == []
+
+
+async def test_a_request_that_came_to_nothing_gives_everything_back(settling: Settling) -> None:
+    one = await _reserved(settling)
+    refused = read(observation(status=503, details="no_healthy_upstream", events=0, response_bytes=207), one)
+    settling.settler.settle(one, refused)
+    await settling.settler.finish()
+    assert await _held(settling) == (0, 0)
+    assert await _events(settling) == [("a", Cause.UPSTREAM_RESET)]
+
+
 def test_a_settlement_is_made_of_what_was_used_and_carries_a_copy_for_a_store_that_forgot() -> None:
     known = settlements.settlement(admission(), FINISHED)
-    assert (known.tokens, known.admission) == (37, admissions.encode(admission()))
+    assert (known.charges, known.admission) == (FINISHED.charges, admissions.encode(admission()))
     swept = settlements.settlement(admission(), FINISHED, only_if_overdue=True)
-    assert (swept.tokens, swept.admission, swept.only_if_overdue) == (37, None, True)
+    assert (swept.charges, swept.admission, swept.only_if_overdue) == (FINISHED.charges, None, True)
 
 
 async def test_a_release_never_undoes_a_settlement_for_the_same_request(settling: Settling) -> None:
@@ -310,5 +346,5 @@ async def test_a_release_never_undoes_a_settlement_for_the_same_request(settling
     settling.settler.settle(one, FINISHED)
     settling.settler.release(one)
     await settling.settler.finish()
-    assert _held(settling) == (37, 0)
-    assert isinstance(await settling.flaky.kept.reserve(claim("b", demand(SLOTS))), Reservation)
+    assert await _held(settling) == (37, 0)
+    assert isinstance(await settling.flaky.kept.reserve(claim("b", held(SLOTS))), Reservation)

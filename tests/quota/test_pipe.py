@@ -15,10 +15,10 @@ from quota.pipe import RedisPipe
 from quota.reservation import Exceeded, QuotaOutage, Reservation
 from quota.scripts import Script, load, run
 from tests.quota.own_redis import OwnRedis
-from tests.quota.worlds import PATIENT_SECONDS, reserving, used
-from tests.support.values import claim, demand, settlement, slots, tokens_a_day
+from tests.quota.worlds import piped, reserving, used
+from tests.support.values import amounts, claim, held, settlement, slots, tokens_a_day
 
-SCRIPTS = ["reserve", "settle", "renew", "overdue"]
+SCRIPTS = ["reserve", "settle", "renew", "overdue", "standings"]
 
 
 @dataclass(slots=True)
@@ -62,13 +62,9 @@ async def proxied(server: OwnRedis, path: Path, *, deaf: int = 0) -> AsyncIterat
     await asyncio.gather(*proxy.tasks)
 
 
-def _pipe(redis: Redis, *, deadline: float = PATIENT_SECONDS) -> contextlib.aclosing[RedisPipe]:
-    return contextlib.aclosing(RedisPipe(redis.connection_pool.make_connection, deadline=deadline))
-
-
 @pytest.fixture
 async def pipe(redis: Redis) -> AsyncIterator[RedisPipe]:
-    async with _pipe(redis) as pipe:
+    async with piped(redis) as pipe:
         yield pipe
 
 
@@ -95,7 +91,7 @@ async def test_callers_that_come_while_others_wait_get_their_own_answers_too(pip
 
 
 async def test_calls_of_one_turn_of_the_loop_share_a_round_trip(redis_server: OwnRedis, tmp_path: Path) -> None:
-    async with proxied(redis_server, tmp_path / "proxy.sock") as (client, proxy), _pipe(client) as pipe:
+    async with proxied(redis_server, tmp_path / "proxy.sock") as (client, proxy), piped(client) as pipe:
         await pipe.call("PING")
         before = proxy.round_trips
         await asyncio.gather(*(pipe.call("ECHO", number) for number in range(50)))
@@ -112,7 +108,7 @@ async def test_forgotten_scripts_are_sent_again_and_every_call_is_answered(redis
         for _ in range(2):
             await redis.script_flush()
             answers = await asyncio.gather(
-                *(reservations.reserve(claim(f"r{number}", demand(limit))) for number in range(20)),
+                *(reservations.reserve(claim(f"r{number}", held(limit))) for number in range(20)),
                 *(reservations.settle(settlement(f"s{number}", admission=b"x")) for number in range(20)),
             )
             assert all(isinstance(answer, Reservation) for answer in answers[:20])
@@ -136,7 +132,7 @@ async def test_a_script_that_fails_is_an_outage(redis: Redis, pipe: RedisPipe) -
 
 
 async def test_an_argument_that_cannot_be_sent_ends_its_call_and_shifts_no_answer(redis: Redis) -> None:
-    async with _pipe(redis, deadline=0.5) as pipe:
+    async with piped(redis, deadline=0.5) as pipe:
         assert await pipe.call("ECHO", "warm") == b"warm"
         asked = [asyncio.ensure_future(pipe.call("ECHO", text)) for text in ("with it", "\ud800")]
         later = asyncio.ensure_future(_later(pipe))
@@ -172,7 +168,7 @@ async def test_a_connection_that_hangs_while_it_is_opened_is_given_up(redis_serv
     # The machine of Redis is gone without a word, and another takes its address.
     async with (
         proxied(redis_server, tmp_path / "proxy.sock", deaf=1) as (client, _),
-        _pipe(client, deadline=0.05) as pipe,
+        piped(client, deadline=0.05) as pipe,
     ):
         with pytest.raises(QuotaOutage):
             await pipe.call("ECHO", "a")
@@ -196,12 +192,12 @@ async def test_a_frozen_redis_is_an_outage_at_the_deadline_and_answers_are_not_m
         reserving(redis, deadline=0.05) as hurried,
         reserving(redis) as patient,
     ):
-        assert isinstance(await patient.reserve(claim("warm", demand(limit, 1))), Reservation)
+        assert isinstance(await patient.reserve(claim("warm", held(limit), amounts(1))), Reservation)
         await hurried.progress([("org_a", "warm")])
         loop = asyncio.get_running_loop()
         with own_redis.frozen():
             began = loop.time()
-            asked = [hurried.reserve(claim(f"late {number}", demand(limit, 7))) for number in range(10)]
+            asked = [hurried.reserve(claim(f"late {number}", held(limit), amounts(7))) for number in range(10)]
             answers = await asyncio.gather(*asked, return_exceptions=True)
             with pytest.raises(QuotaOutage):
                 await hurried.progress([("org_a", "warm")])
@@ -213,7 +209,7 @@ async def test_a_frozen_redis_is_an_outage_at_the_deadline_and_answers_are_not_m
                     assert await hurried.progress([("org_a", "warm"), ("org_a", "none")]) == [0, None]
                     break
         fresh = await asyncio.gather(
-            *(patient.reserve(claim(f"r{amount}", demand(limit, amount))) for amount in range(100, 120))
+            *(patient.reserve(claim(f"r{amount}", held(limit), amounts(amount))) for amount in range(100, 120))
         )
         assert [answer.taken for answer in fresh if isinstance(answer, Reservation)] == [
             (amount,) for amount in range(100, 120)
@@ -223,10 +219,10 @@ async def test_a_frozen_redis_is_an_outage_at_the_deadline_and_answers_are_not_m
 async def test_a_dead_redis_is_an_outage_and_is_used_again_once_it_is_back(own_redis: OwnRedis) -> None:
     limit = slots(1)
     async with Redis.from_url(own_redis.url) as redis, reserving(redis) as reservations:
-        await reservations.reserve(claim("a", demand(limit)))
+        await reservations.reserve(claim("a", held(limit)))
         own_redis.stop()
         asks = (
-            reservations.reserve(claim("b", demand(limit))),
+            reservations.reserve(claim("b", held(limit))),
             reservations.settle(settlement("a")),
             reservations.release("org_a", "a"),
             reservations.renew("org_a", "a", lease_ms=1, events=1),
@@ -238,8 +234,19 @@ async def test_a_dead_redis_is_an_outage_and_is_used_again_once_it_is_back(own_r
                 await ask
         own_redis.start()
         # Its append-only file knows of the reservation still.
-        assert isinstance(await reservations.reserve(claim("b", demand(limit))), Exceeded)
+        assert isinstance(await reservations.reserve(claim("b", held(limit))), Exceeded)
         assert await reservations.settle(settlement("a"))
+
+
+@pytest.mark.parametrize("script", [False, True], ids=["command", "script"])
+async def test_a_demoted_server_is_left_and_asked_for_anew(own_redis: OwnRedis, *, script: bool) -> None:
+    async with Redis.from_url(own_redis.url) as redis, piped(redis) as pipe:
+        before = await pipe.call("CLIENT", "ID")
+        await redis.replicaof("127.0.0.1", "1")
+        command = ("EVAL", "return redis.call('SET', KEYS[1], '1')", 1, "a") if script else ("SET", "a", "1")
+        with pytest.raises(ResponseError):
+            await pipe.call(*command)
+        assert await pipe.call("CLIENT", "ID") != before
 
 
 async def test_nobody_listening_at_all_is_an_outage(tmp_path: Path) -> None:
@@ -248,11 +255,11 @@ async def test_nobody_listening_at_all_is_an_outage(tmp_path: Path) -> None:
         reserving(redis, deadline=0.2) as reservations,
     ):
         with pytest.raises(QuotaOutage, match="Redis"):
-            await reservations.reserve(claim("a"))
+            await reservations.reserve(claim("a", held(slots(1))))
 
 
 async def test_what_is_in_flight_when_the_pipe_is_closed_is_an_outage(own_redis: OwnRedis) -> None:
-    async with Redis.from_url(own_redis.url) as redis, _pipe(redis) as pipe:
+    async with Redis.from_url(own_redis.url) as redis, piped(redis) as pipe:
         await pipe.call("PING")
         with own_redis.frozen():
             asked = [asyncio.ensure_future(pipe.call("ECHO", number)) for number in range(3)]

@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 from quota.limit import Limit
 from quota.memory import MemoryReservations
-from quota.redis import RedisReservations, RedisSettledEvents
-from quota.reservation import Exceeded, Reservations, SettledEvent, SettledEvents
-from tests.support.values import Clock, claim, demand
+from quota.pipe import RedisPipe
+from quota.redis import SHARDS, RedisReservations, key_of
+from quota.redis_events import RedisSettledEvents
+from quota.reservation import Reservations, SettledEvent, SettledEvents
+from tests.support.values import ORGANIZATION, Clock, held
 
 # The machine is busy: what is shown is outcome, not speed.
 PATIENT_SECONDS = 10.0
@@ -77,21 +80,37 @@ def in_memory() -> MemoryWorld:
 
 @contextlib.asynccontextmanager
 async def over(redis: Redis) -> AsyncIterator[RedisWorld]:
-    async with reserving(redis) as reservations:
-        yield RedisWorld(redis, reservations, RedisSettledEvents(redis, consumer="reader"))
+    await make_whole(redis)
+    async with piped(redis) as pipe:
+        yield RedisWorld(redis, RedisReservations(pipe), RedisSettledEvents(pipe, consumer="reader"))
 
 
-def reserving(redis: Redis, *, deadline: float = PATIENT_SECONDS) -> contextlib.aclosing[RedisReservations]:
-    """Reservations that are closed at the end of the block."""
-    return contextlib.aclosing(RedisReservations(redis, deadline=deadline))
+@contextlib.asynccontextmanager
+async def piped(redis: Redis, *, deadline: float = PATIENT_SECONDS) -> AsyncIterator[RedisPipe]:
+    """A pipe of its own to this Redis, closed at the end of the block."""
+    pipe = RedisPipe(redis.connection_pool.make_connection, deadline=deadline)
+    async with contextlib.aclosing(pipe):
+        yield pipe
 
 
-async def used(reservations: Reservations, limit: Limit, *, organization: str = "org_a") -> int:
-    """What is taken under a limit, as a claim that can never fit is told."""
-    never = demand(limit, limit.ceiling + 1)
-    answer = await reservations.reserve(claim("never fits", never, organization=organization))
-    assert isinstance(answer, Exceeded)
-    return answer.used
+@contextlib.asynccontextmanager
+async def reserving(redis: Redis, *, deadline: float = PATIENT_SECONDS) -> AsyncIterator[RedisReservations]:
+    """Reservations with a pipe of their own, over counters that are whole if Redis is there at all."""
+    with contextlib.suppress(RedisError, OSError):
+        await make_whole(redis)
+    async with piped(redis, deadline=deadline) as pipe:
+        yield RedisReservations(pipe)
+
+
+async def make_whole(redis: Redis) -> None:
+    """Say that the counters of all shards are whole, as nothing has been counted yet."""
+    await redis.mset({key_of(shard, "epoch"): "1" for shard in range(SHARDS)})
+
+
+async def used(reservations: Reservations, limit: Limit, *, organization: str = ORGANIZATION) -> int:
+    """What is taken under a limit."""
+    [standing] = await reservations.standings(organization, held(limit))
+    return standing.used
 
 
 async def all_events(events: SettledEvents) -> list[SettledEvent]:

@@ -1,27 +1,24 @@
 """Keys, workloads and subjects on the command line: what a person types, what they read, and what a program gets."""
 
-import asyncio
-import json
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, TypeVar
+from typing import Annotated
 
 import pytest
 import typer
-from typer.testing import CliRunner, Result
+from typer.testing import CliRunner
 
 from authz.api_key import keyed_hash, parse
 from authz.principal import Handle, Principal, PrincipalKind
 from sidecar.commands import key, subject, workload
 from sidecar.commands.option_group import grouped
 from sidecar.commands.session import PlainErrors
-from store.database import Pool, opened
+from store.database import Pool
 from store.directory import PostgresDirectory
 from store.key_uses import touch
 from tests.support.identity_rows import NOON, add_tenant
+from tests.support.shell import PEPPER, Shell, row
 
-PEPPER = "0123456789abcdef" * 4
 SPIFFE = "spiffe://acme.example/search"
 NARROW = (
     "--scope usage:read --scope inference:text --role viewer --model gpt-* --network 10.0.0.0/8 "
@@ -31,72 +28,24 @@ app = typer.Typer(cls=PlainErrors)
 app.add_typer(key.app, name="key")
 app.add_typer(workload.app, name="workload")
 app.add_typer(subject.app, name="subject")
-T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Shell:
-    """The commands, and the database behind them."""
+def principal(shell: Shell, key_id: str) -> Principal:
+    async def find(pool: Pool) -> Principal | None:
+        return await PostgresDirectory(pool).find(Handle(PrincipalKind.API_KEY, key_id))
 
-    dsn: str
-
-    def run(self, command: str) -> Result:
-        return CliRunner().invoke(app, command)
-
-    def says(self, command: str) -> str:
-        result = self.run(command)
-        assert (result.exit_code, result.exception) == (0, None), result.output
-        return result.stdout
-
-    def json(self, command: str) -> Any:
-        return json.loads(self.says(f"{command} --json"))
-
-    def within(self, work: Callable[[Pool], Awaitable[T]]) -> T:
-        async def run() -> T:
-            async with opened(self.dsn, size=1) as pool:
-                return await work(pool)
-
-        return asyncio.run(run())
-
-    def principal(self, key_id: str) -> Principal:
-        async def find(pool: Pool) -> Principal | None:
-            return await PostgresDirectory(pool).find(Handle(PrincipalKind.API_KEY, key_id))
-
-        found = self.within(find)
-        assert found is not None
-        return found
-
-    def actions(self) -> list[str]:
-        async def read(pool: Pool) -> list[str]:
-            rows = await pool.fetch("SELECT actor, action FROM audit ORDER BY number")
-            assert all(row["actor"].startswith("cli:") for row in rows)
-            return [row["action"] for row in rows]
-
-        return self.within(read)
+    found = shell.within(find)
+    assert found is not None
+    return found
 
 
 @pytest.fixture
 def shell(database: str, monkeypatch: pytest.MonkeyPatch) -> Shell:
     monkeypatch.setenv("DATABASE_URL", database)
     monkeypatch.setenv("GATEWAY_KEY_PEPPER", PEPPER)
-    shell = Shell(database)
+    shell = Shell(app, database)
     shell.within(add_tenant)
     return shell
-
-
-def refused(result: Result, *words: str) -> None:
-    assert result.exit_code == 1
-    assert result.stdout == ""
-    assert result.stderr.count("\n") == 1
-    assert result.stderr.startswith("inference-gateway: ")
-    for word in words:
-        assert word in result.stderr
-
-
-def row(text: str, name: str) -> str:
-    """What stands beside a name in the fields of one thing."""
-    [line] = [line for line in text.splitlines() if line.startswith(f"{name}  ")]
-    return line.removeprefix(name).strip()
 
 
 def test_a_key_is_made_narrow_and_shown(shell: Shell) -> None:
@@ -171,7 +120,7 @@ def test_a_rotated_key_is_shown_once_and_opens_the_door_beside_the_former(shell:
     assert (new.id, new.tag) == (made["id"], "test")
     assert "shown once" in result.stderr
     assert new.text not in result.stderr
-    current, former = shell.principal(new.id).secrets
+    current, former = principal(shell, new.id).secrets
     assert current.hash == keyed_hash(new.text, PEPPER.encode())
     assert former.hash == keyed_hash(made["key"], PEPPER.encode())
     assert former.expires_at is not None
@@ -186,7 +135,7 @@ def test_a_second_rotation_says_what_it_cuts_short(shell: Shell) -> None:
     at_once = shell.json(f"key rotate {made['id']} --overlap 0")
     assert at_once["cut_short"] is not None
     assert at_once["previous_expires_at"] is None
-    [current] = shell.principal(made["id"]).secrets
+    [current] = principal(shell, made["id"]).secrets
     assert current.hash == keyed_hash(at_once["key"], PEPPER.encode())
     assert "DELETE /v1/sessions" in shell.run(f"key rotate {made['id']} --overlap 0").stderr
 
@@ -204,7 +153,7 @@ def test_revoking_is_for_good(shell: Shell) -> None:
     assert "was revoked already, at " in shell.says(f"key revoke {made['id']}")
     for command in ("suspend", "resume", "rotate", "update --name m"):
         name, *rest = command.split(" ", 1)
-        refused(shell.run(f"key {name} {made['id']} {' '.join(rest)}"), made["id"], "revoked")
+        shell.refuses(f"key {name} {made['id']} {' '.join(rest)}", made["id"], "revoked")
     assert shell.actions() == ["key.create", "key.rotate", "key.revoke"]
 
 
@@ -221,7 +170,7 @@ def test_a_workload_from_its_name_to_its_end(shell: Shell) -> None:
     assert "is suspended now" in shell.says(f"workload suspend {SPIFFE}")
     assert "was suspended already, at " in shell.says(f"workload suspend {SPIFFE}")
     assert shell.json(f"workload resume {made['id']}")["changed"] is True
-    refused(shell.run(f"workload delete {SPIFFE}"), "--yes", SPIFFE)
+    shell.refuses(f"workload delete {SPIFFE}", "--yes", SPIFFE)
     assert "is removed" in shell.says(f"workload delete {SPIFFE} --yes")
     assert shell.json("workload list") == []
     assert shell.actions() == [f"workload.{what}" for what in ("create", "update", "suspend", "resume", "delete")]
@@ -247,6 +196,10 @@ def test_a_subject_is_suspended_and_resumed(shell: Shell) -> None:
         ("key create --tenant search --name n --model a*b", ["models", "a*b"]),
         ("key create --tenant search --name n --network 10.0.0.1/8", ["networks", "10.0.0.0/8"]),
         ("key create --tenant search --name n --limit many", ["--limit", "many"]),
+        (
+            "key create --tenant search --name n --limit tokens_per_day=5,per=tenant",
+            ["--limit", "tokens_per_day", "tenant"],
+        ),
         ("key create --tenant search --name n --tag LIVE", ["--tag", "LIVE"]),
         ("key show none", ["key", "none"]),
         ("key update none --name m", ["key", "none"]),
@@ -265,13 +218,13 @@ def test_a_subject_is_suspended_and_resumed(shell: Shell) -> None:
     ],
 )
 def test_what_cannot_be_done_is_one_line(shell: Shell, command: str, words: list[str]) -> None:
-    refused(shell.run(command), *words)
+    shell.refuses(command, *words)
     assert shell.actions() == []
 
 
 def test_an_overlap_has_an_end(shell: Shell) -> None:
     made = shell.json("key create --tenant search --name n")
-    refused(shell.run(f"key rotate {made['id']} --overlap 31d"), "overlap", "30 days")
+    shell.refuses(f"key rotate {made['id']} --overlap 31d", "overlap", "30 days")
 
 
 def test_the_fields_of_a_group_are_options_of_the_command() -> None:

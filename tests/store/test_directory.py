@@ -100,8 +100,10 @@ class PostgresWorld:
     async def _add_tenant(self, tenant: Tenant) -> None:
         limits = msgspec.json.encode(tenant.limits).decode()
         suspended = JANUARY if tenant.organization_suspended else None
-        await self.insert("organizations", id=tenant.organization_id, name="A", suspended_at=suspended)
-        await self.insert("plans", name=tenant.plan, limits=limits, metering=tenant.metering)
+        carried = msgspec.json.encode(tenant.organization_limits).decode()
+        await self.insert("organizations", id=tenant.organization_id, name="A", suspended_at=suspended, limits=carried)
+        plan = {"limits": limits, "metering": tenant.metering, "priority": tenant.priority}
+        await self.insert("plans", name=tenant.plan, **plan)
         await self.insert(
             "tenants",
             id=tenant.id,
@@ -112,6 +114,7 @@ class PostgresWorld:
             networks=tenant.networks,
             certificate_required=tenant.certificate_required,
             routing_policy=tenant.routing_policy,
+            time_zone=tenant.time_zone,
         )
 
     async def insert(self, table: str, **values: Any) -> None:
@@ -180,6 +183,8 @@ def of_tenant(principal: Principal, **changes: Any) -> Principal:
         {"networks": ("10.0.0.0/8", "2001:db8::/32")},
         {"certificate_required": True},
         {"routing_policy": '{"defaultStrategy":"cheapest"}'},
+        {"organization_limits": (tokens_per_day(3), concurrent_requests(1))},
+        {"time_zone": "Europe/Berlin", "priority": 0},
     ],
     ids=str,
 )
@@ -314,6 +319,13 @@ async def test_a_tenants_own_limits_stand_in_for_the_plans_of_the_same_name(fill
     own = (requests_per_minute(1_000), concurrent_requests(3))
     await filled.pool.execute("UPDATE tenants SET limits = $1", msgspec.json.encode(own).decode())
     assert set((await found(filled.directory, BY_KEY)).tenant.limits) == {*own, TENANT.limits[1]}
+
+
+async def test_a_limit_for_a_model_stands_beside_the_plans_of_the_same_name(filled: PostgresWorld) -> None:
+    await filled.add(BY_KEY, KEY)
+    own = msgspec.structs.replace(TENANT.limits[0], model="gpt-*")
+    await filled.pool.execute("UPDATE tenants SET limits = $1", msgspec.json.encode([own]).decode())
+    assert (await found(filled.directory, BY_KEY)).tenant.limits == (*TENANT.limits, own)
 
 
 async def test_a_routing_policy_fits_into_a_header(filled: PostgresWorld) -> None:

@@ -7,7 +7,8 @@ import asyncpg
 import pytest
 
 from extproc.lifecycle import Cause, State
-from extproc.record import UsageRecord, UsageSource
+from extproc.record import Degraded, UsageRecord, UsageSource
+from quota.charges import Charges
 from store import ledger
 from store.database import DatabaseOutage, Pool, open_pool
 from store.ledger import GroupBy, UnwritableRecords, UsageTotal
@@ -30,6 +31,15 @@ async def test_no_records_are_no_work() -> None:
         usage_record(first_event_ms=None, status=0, state=State.CANCELLED, cause=Cause.CLIENT_DISCONNECT),
         usage_record(input_tokens=BIGINT, output_tokens=BIGINT, response_bytes=BIGINT),
         usage_record(usage_source=UsageSource.ESTIMATED, state=State.TIMED_OUT, cause=Cause.DEADLINE),
+        usage_record(
+            cached_tokens=4,
+            reasoning_tokens=5,
+            charges=Charges(requests=1, input_tokens=7, output_tokens=8, tokens=15, cost=BIGINT),
+            input_bytes=99,
+            degraded=Degraded.LOCAL,
+        ),
+        usage_record(charges=Charges(tokens=3), degraded=Degraded.OPEN, reserved_ms=NOON + 3, settlement=BIGINT),
+        usage_record(settlement=0),
         usage_record(model='gpt "5" \\u0000 \N{SNOWMAN} \n', stream=False, ended_ms=NOON + 999),
     ],
 )
@@ -72,8 +82,15 @@ async def test_writers_that_share_records_write_each_once(pool: Pool) -> None:
 
 @pytest.mark.parametrize(
     "bad",
-    [usage_record(request_id="no-uuid"), usage_record(input_tokens=-1), usage_record(output_tokens=2**63)],
-    ids=["id", "negative", "too large"],
+    [
+        usage_record(request_id="no-uuid"),
+        usage_record(input_tokens=-1),
+        usage_record(output_tokens=2**63),
+        usage_record(charges=Charges(cost=-1)),
+        usage_record(charges=Charges(tokens=2**63)),
+        usage_record(settlement=2**63),
+    ],
+    ids=["id", "negative", "too large", "negative cost", "too large a charge", "too far"],
 )
 async def test_a_bad_record_does_not_hold_up_the_others(pool: Pool, bad: UsageRecord) -> None:
     good = [usage_record() for _ in range(30)]
@@ -111,10 +128,34 @@ async def test_an_outage_says_so() -> None:
 
 async def test_usage_by_day(pool: Pool) -> None:
     await _write_a_week(pool)
-    assert await _usage(pool, tenant="ten_a", group_by=GroupBy.DAY) == [
-        UsageTotal(group="2026-01-01", requests=2, completed=2, input_tokens=20, output_tokens=60, estimated=0),
-        UsageTotal(group="2026-01-02", requests=1, completed=0, input_tokens=10, output_tokens=3, estimated=1),
-    ]
+    first, second = await _usage(pool, tenant="ten_a", group_by=GroupBy.DAY)
+    assert first == UsageTotal(
+        group="2026-01-01",
+        requests=2,
+        completed=2,
+        input_tokens=20,
+        output_tokens=60,
+        estimated=0,
+        cached_tokens=3,
+        reasoning_tokens=7,
+        cost_micros=5_000_001,
+    )
+    assert second == UsageTotal(
+        group="2026-01-02", requests=1, completed=0, input_tokens=10, output_tokens=3, estimated=1, cost_micros=9
+    )
+
+
+async def test_what_was_written_before_there_were_charges_is_read_and_summed(pool: Pool) -> None:
+    record = usage_record(cached_tokens=1, charges=Charges(cost=2), input_bytes=3, reserved_ms=NOON, settlement=4)
+    await ledger.write(pool, [record])
+    await pool.execute("ALTER TABLE inference_requests DISABLE TRIGGER USER")
+    columns = ("cached_tokens", "reasoning_tokens", "charged_requests", "charged_input_tokens", "charged_output_tokens",
+               "charged_tokens", "cost_micros", "input_bytes", "reserved_at", "settlement")  # fmt: skip
+    await pool.execute(f"UPDATE inference_requests SET {' = NULL, '.join(columns)} = NULL")  # noqa: S608 - constants
+    found = await ledger.find(pool, record.admission.request_id)
+    assert found == usage_record(request_id=record.admission.request_id)
+    [total] = await _usage(pool, tenant=None, group_by=GroupBy.MODEL)
+    assert (total.requests, total.cached_tokens, total.reasoning_tokens, total.cost_micros) == (1, 0, 0, 0)
 
 
 async def test_usage_by_model(pool: Pool) -> None:
@@ -146,11 +187,17 @@ async def test_the_end_of_the_span_is_not_in_it(pool: Pool) -> None:
 
 async def _write_a_week(pool: Pool) -> None:
     tomorrow = usage_record(
-        ended_ms=NOON + DAY, state=State.FAILED, output_tokens=3, usage_source=UsageSource.ESTIMATED
+        ended_ms=NOON + DAY,
+        state=State.FAILED,
+        output_tokens=3,
+        usage_source=UsageSource.ESTIMATED,
+        charges=Charges(cost=9),
     )
+    dear = usage_record(cached_tokens=3, reasoning_tokens=7, charges=Charges(cost=5_000_000))
+    large = usage_record(model="large", charges=Charges(cost=1))
     other = usage_record(tenant_id="ten_b", model="other", output_tokens=5)
     too_late = usage_record(ended_ms=NOON + 8 * DAY)
-    await ledger.write(pool, [usage_record(), usage_record(model="large"), tomorrow, other, too_late])
+    await ledger.write(pool, [dear, large, tomorrow, other, too_late])
 
 
 async def _usage(pool: Pool, *, tenant: str | None, group_by: GroupBy) -> list[UsageTotal]:

@@ -10,12 +10,16 @@ from authz.api_key import generate, keyed_hash
 from authz.principal import Handle, PrincipalKind
 from authz.scope import Scope
 from extproc.lifecycle import FINAL, State
-from extproc.record import UsageSource
+from extproc.record import Degraded, UsageSource
+from quota.charges import NOTHING
 from quota.limit import Limit, Unit, Window, concurrent_requests, requests_per_minute, tokens_per_day
-from store import migration, plans
+from store import ledger, migration, plans, tenants
 from store.database import DatabaseOutage, Pool, connect, opened
 from store.directory import PostgresDirectory
 from store.migration import MigrationError, current, migrate, newest
+from store.organizations import find_organization
+from tests.support.identity_rows import add_tenant
+from tests.support.records import DAY, NOON, usage_record
 
 
 async def test_an_empty_database_reaches_the_newest_revision(empty_database: str) -> None:
@@ -51,6 +55,7 @@ async def test_the_shipped_plans(pool: Pool) -> None:
             *(requests_per_minute(a_minute), hourly, tokens_per_day(a_day), concurrent_requests(at_once))
         }
     assert {plan.metering for plan in shipped.values()} == {"native"}
+    assert {name: plan.priority for name, plan in shipped.items()} == {"free": 1, "pro": 5, "enterprise": 9}
 
 
 async def test_the_checks_agree_with_the_code(pool: Pool) -> None:
@@ -60,7 +65,7 @@ async def test_the_checks_agree_with_the_code(pool: Pool) -> None:
     )
     checks = " ".join(row["text"] for row in rows)
     # A rejected request was never admitted, so it has no record.
-    for value in (*(FINAL - {State.REJECTED}), *UsageSource):
+    for value in (*(FINAL - {State.REJECTED}), *UsageSource, *Degraded):
         assert f"'{value}'" in checks
 
 
@@ -85,18 +90,18 @@ async def test_a_bad_address_is_named_without_its_password(dsn: str) -> None:
     assert raised.value.__cause__ is None
 
 
-async def _to_first_revision(dsn: str) -> None:
+async def _to_revision(dsn: str, revision: str) -> None:
     def upgrade(connection: Connection) -> None:
         config = migration._config()
         config.attributes["connection"] = connection
-        command.upgrade(config, "0001")
+        command.upgrade(config, revision)
 
     async with migration._connected(dsn) as connection, connection.begin():
         await connection.run_sync(upgrade)
 
 
 async def test_a_database_in_use_comes_along(empty_database: str) -> None:
-    await _to_first_revision(empty_database)
+    await _to_revision(empty_database, "0001")
     key = generate("test")
     async with opened(empty_database) as pool:
         await pool.execute("INSERT INTO organizations (id, name) VALUES ('org_a', 'a')")
@@ -117,3 +122,35 @@ async def test_a_database_in_use_comes_along(empty_database: str) -> None:
         assert "requests_per_hour" in {limit.name for limit in found.tenant.limits}
         assert all(version > 0 for _, version in found.versions)
         assert (await plans.find_plan(pool, "pro")).limits == (), "an edited plan stays as it is"
+
+
+_ROW_OF_BEFORE = """
+INSERT INTO inference_requests (
+    request_id, organization_id, tenant_id, principal_id, key_id, path, model, stream, metering, received_at,
+    admitted_at, ended_at, state, cause, status, input_tokens, output_tokens, usage_source, input_estimate,
+    output_reserved, events, response_bytes)
+VALUES ($1, 'org_a', 'ten_a', 'key_k', 'k', '/v1/infer', 'demo', true, 'native', to_timestamp($2::float8 / 1000),
+    to_timestamp($2::float8 / 1000), to_timestamp($2::float8 / 1000), 'completed', 'finished', 200, 10, 30, 'exact', 20,
+    100, 32, 4096)"""
+
+
+async def test_a_ledger_and_limits_of_before_quotas_come_along(empty_database: str) -> None:
+    await _to_revision(empty_database, "0002")
+    record = usage_record()
+    async with opened(empty_database) as pool:
+        await add_tenant(pool)
+        await pool.execute(_ROW_OF_BEFORE, record.admission.request_id, NOON)
+        await pool.execute("INSERT INTO plans (name, limits, metering) VALUES ('own', '[]', 'native')")
+        await pool.execute("DELETE FROM plans WHERE name = 'enterprise'")
+        before = await pool.fetchval("SELECT last_value FROM identity_version")
+        await migrate(empty_database)
+        old = await ledger.find(pool, record.admission.request_id)
+        assert old is not None
+        assert (old.ending.output_tokens, old.ending.charges, old.ending.cached_tokens) == (30, NOTHING, 0)
+        assert (old.admission.degraded, old.reserved_ms, old.settlement) == (Degraded.NO, None, None)
+        assert await ledger.write(pool, [usage_record(ended_ms=NOON + DAY)]) == 1
+        assert (await tenants.find_tenant(pool, "ten_a")).time_zone == "UTC"
+        assert (await find_organization(pool, "org_a")).limits == ()
+        assert {plan.name: plan.priority for plan in await plans.list_plans(pool)} == {"free": 1, "own": 5, "pro": 5}
+        # What workers hold of a plan whose priority is another now is of an older version.
+        assert await pool.fetchval("SELECT version FROM plans WHERE name = 'free'") > before

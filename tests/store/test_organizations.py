@@ -1,17 +1,20 @@
 """Organizations: what is made is found, what changes is audited, and what cannot be says which field is wrong."""
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
+import msgspec
 import pytest
 
 from authz.api_key import generate
+from quota.limit import Dimension, requests_per_minute, tokens_per_day
 from store import api_keys, organizations, tenants
 from store.api_keys import NewKey
 from store.database import Pool
 from store.deletion import Deletion
-from store.organizations import Organization, find_organization, list_organizations
+from store.organizations import Organization, OrganizationChanges, find_organization, list_organizations
 from store.tenants import NewTenant, find_tenant, list_tenants
 from tests.support.identity_rows import NOON, PEPPER, TRAIL, audited
 from tests.support.refused import refused
@@ -21,6 +24,10 @@ LATER = NOON + timedelta(hours=1)
 
 async def acme(pool: Pool) -> Organization:
     return await organizations.create(pool, "acme", trail=TRAIL)
+
+
+async def changed(pool: Pool, name_or_id: str, **changes: Any) -> Organization:
+    return await organizations.update(pool, name_or_id, OrganizationChanges(**changes), trail=TRAIL)
 
 
 async def last_change(pool: Pool) -> dict[str, Any]:
@@ -34,7 +41,7 @@ async def test_one_is_found_by_id_and_by_name(pool: Pool) -> None:
     assert await list_organizations(pool) == [made]
     change = await last_change(pool)
     assert (change["action"], change["subject"]) == ("organization.create", f"organization:{made.id}")
-    assert change["after"] == {"name": "acme", "suspended_at": None}
+    assert change["after"] == {"name": "acme", "limits": [], "suspended_at": None}
 
 
 async def test_what_is_wrong_is_named(pool: Pool) -> None:
@@ -49,7 +56,7 @@ async def test_what_is_wrong_is_named(pool: Pool) -> None:
 async def test_names_that_cannot_be(pool: Pool, name: str) -> None:
     await refused(organizations.create(pool, name, trail=TRAIL), "organization")
     made = await acme(pool)
-    await refused(organizations.rename(pool, made.id, name, trail=TRAIL), "organization")
+    await refused(changed(pool, made.id, name=name), "organization")
 
 
 async def test_made_at_once_there_is_one(pool: Pool) -> None:
@@ -61,12 +68,39 @@ async def test_made_at_once_there_is_one(pool: Pool) -> None:
 async def test_a_renamed_one_keeps_its_id(pool: Pool) -> None:
     made = await acme(pool)
     other = await organizations.create(pool, "other", trail=TRAIL)
-    renamed = await organizations.rename(pool, "acme", "apex", trail=TRAIL)
+    renamed = await changed(pool, "acme", name="apex")
     assert await find_organization(pool, made.id) == renamed
     change = await last_change(pool)
     assert (change["before"], change["after"]) == ({"name": "acme"}, {"name": "apex"})
-    await refused(organizations.rename(pool, other.id, "apex", trail=TRAIL), "organization", "already")
+    await refused(changed(pool, other.id, name="apex"), "organization", "already")
     assert len(await audited(pool)) == 3
+
+
+async def test_its_limits_are_stored_replaced_and_audited(pool: Pool) -> None:
+    limits = (tokens_per_day(9), msgspec.structs.replace(tokens_per_day(5), per=(Dimension.PRINCIPAL,)))
+    made = await organizations.create(pool, "acme", limits=limits, trail=TRAIL)
+    assert made.limits == limits
+    assert await find_organization(pool, "acme") == made
+    assert (await last_change(pool))["after"]["limits"][1]["per"] == ["principal"]
+    assert await changed(pool, "acme", name="apex") == replace(made, name="apex")
+    after = await changed(pool, "apex", limits=(requests_per_minute(1),))
+    assert (
+        after == replace(made, name="apex", limits=(requests_per_minute(1),)) == await find_organization(pool, made.id)
+    )
+    change = await last_change(pool)
+    assert (change["action"], set(change["before"]), set(change["after"])) == (
+        *("organization.update", {"limits"}, {"limits"}),
+    )
+    assert await changed(pool, "apex", limits=after.limits) == await changed(pool, "apex") == after
+    assert len(await audited(pool)) == 3
+
+
+async def test_limits_that_make_no_sense_change_nothing(pool: Pool) -> None:
+    doubled = (tokens_per_day(1), msgspec.structs.replace(tokens_per_day(2), per=(Dimension.ORGANIZATION,)))
+    await refused(organizations.create(pool, "acme", limits=doubled, trail=TRAIL), "limits", "more than once")
+    made = await acme(pool)
+    await refused(changed(pool, "acme", name="apex", limits=(tokens_per_day(-1),)), "limits", "ceiling")
+    assert await list_organizations(pool) == [made]
 
 
 async def test_suspended_again_its_first_time_stays(pool: Pool) -> None:

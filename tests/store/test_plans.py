@@ -1,26 +1,21 @@
 """Plans: what is made is found, what changes is audited, and limits that make no sense are refused."""
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from authz.principal import Metering
-from quota.limit import Limit, Unit, Window, concurrent_requests, requests_per_minute, tokens_per_day
+from quota.limit import Limit, concurrent_requests, requests_per_minute, tokens_per_day
 from store import plans, tenants
 from store.database import Pool
-from store.limits import MAX_CEILING, MAX_SECONDS, effective_limits, limit_name
 from store.plans import Plan, PlanChanges, find_plan, list_plans
 from store.tenants import NewTenant
 from tests.support.identity_rows import NOON, TRAIL, audited
 from tests.support.refused import refused
 
 TAILORED = Plan(name="tailored", limits=(requests_per_minute(1), concurrent_requests(2)))
-
-
-def sliding(seconds: int, *, name: str = "", ceiling: int = 1) -> Limit:
-    name = name or limit_name(Unit.REQUESTS, Window.SLIDING, seconds)
-    return Limit(name=name, unit=Unit.REQUESTS, window=Window.SLIDING, ceiling=ceiling, seconds=seconds)
 
 
 async def update(pool: Pool, **changes: Any) -> Plan:
@@ -116,25 +111,10 @@ async def test_a_tenant_made_while_its_plan_is_deleted_has_a_plan(pool: Pool) ->
         assert [isinstance(outcome, Exception) for outcome in outcomes].count(True) == 1
 
 
-@pytest.mark.parametrize(
-    "limits",
-    [
-        (requests_per_minute(1), requests_per_minute(2)),
-        (requests_per_minute(-1),),
-        (requests_per_minute(MAX_CEILING + 1),),
-        (sliding(0),),
-        (sliding(MAX_SECONDS + 1),),
-        (sliding(60, name="burst"),),
-        (sliding(3600, name="requests_per_minute"),),
-        (
-            Limit(
-                name="concurrent_requests", unit=Unit.CONCURRENT_REQUESTS, window=Window.SLIDING, ceiling=1, seconds=1
-            ),
-        ),
-        (Limit(name="tokens", unit=Unit.TOKENS, window=Window.LEASE, ceiling=1),),
-    ],
-    ids=["twice", "negative", "huge", "no length", "long", "other name", "name of another", "slots", "tokens held"],
-)
+DOUBLED = (requests_per_minute(1), requests_per_minute(2))
+
+
+@pytest.mark.parametrize("limits", [DOUBLED, (requests_per_minute(-1),)], ids=["twice", "negative"])
 async def test_limits_that_make_no_sense(pool: Pool, limits: tuple[Limit, ...]) -> None:
     await refused(plans.create(pool, Plan(name="odd", limits=limits), trail=TRAIL), "limits")
     await refused(plans.put(pool, Plan(name="odd", limits=limits), trail=TRAIL), "limits")
@@ -143,16 +123,20 @@ async def test_limits_that_make_no_sense(pool: Pool, limits: tuple[Limit, ...]) 
     assert await find_plan(pool, "tailored") == TAILORED
 
 
-@pytest.mark.parametrize(
-    ("own", "effective"),
-    [
-        ((), {"requests_per_minute": 1, "concurrent_requests": 2}),
-        ((requests_per_minute(9),), {"requests_per_minute": 9, "concurrent_requests": 2}),
-        ((requests_per_minute(0),), {"requests_per_minute": 0, "concurrent_requests": 2}),
-        ((tokens_per_day(5),), {"requests_per_minute": 1, "concurrent_requests": 2, "tokens_per_day": 5}),
-    ],
-)
-def test_a_tenants_own_limits_replace_the_plans_or_are_added(own: tuple[Limit, ...], effective: dict[str, int]) -> None:
-    held = effective_limits(TAILORED.limits, own)
-    assert {limit.name: limit.ceiling for limit in held} == effective
-    assert len(held) == len(effective)
+async def test_a_plan_has_a_priority(pool: Pool) -> None:
+    assert {plan.name: plan.priority for plan in await list_plans(pool)} == {"free": 1, "pro": 5, "enterprise": 9}
+    made = await plans.create(pool, replace(TAILORED, priority=0), trail=TRAIL)
+    assert made == await find_plan(pool, "tailored") == await update(pool, priority=0)
+    assert (await update(pool, priority=9)).priority == (await update(pool, limits=())).priority == 9
+    assert [set(change["after"]) for change in (await audited(pool))[1:]] == [{"priority"}, {"limits"}]
+    await plans.put(pool, TAILORED, trail=TRAIL)
+    assert await find_plan(pool, "tailored") == TAILORED
+
+
+@pytest.mark.parametrize("priority", [-1, 10])
+async def test_priorities_that_are_none(pool: Pool, priority: int) -> None:
+    odd = Plan(name="odd", limits=(), priority=priority)
+    await refused(plans.create(pool, odd, trail=TRAIL), "priority", "0 to 9")
+    await refused(plans.put(pool, odd, trail=TRAIL), "priority")
+    await plans.create(pool, TAILORED, trail=TRAIL)
+    await refused(update(pool, priority=priority), "priority")

@@ -44,6 +44,7 @@ async def test_one_is_found_by_id_and_by_name(pool: Pool) -> None:
     tenant = await made(pool)
     assert tenant.id.startswith("ten_")
     assert (tenant.organization, tenant.plan, tenant.limits, tenant.networks) == ("acme", "pro", (), ())
+    assert tenant.time_zone == "UTC"
     assert await find_tenant(pool, tenant.id) == await find_tenant(pool, "search") == tenant
     assert await list_tenants(pool) == [tenant]
 
@@ -55,7 +56,9 @@ async def test_all_that_is_given_is_stored_and_audited(pool: Pool) -> None:
         networks=("192.0.2.7", "10.0.0.0/8"),
         routing_policy=POLICY,
         certificate_required=True,
+        time_zone="Europe/Berlin",
     )
+    assert tenant.time_zone == "Europe/Berlin"
     assert tenant.networks == ("10.0.0.0/8", "192.0.2.7/32")
     assert tenant.routing_policy is not None
     assert tenant.routing_policy.startswith(f'{{"tenantId":"{tenant.id}","allowedProviders":["openai","local"]')
@@ -66,6 +69,7 @@ async def test_all_that_is_given_is_stored_and_audited(pool: Pool) -> None:
     assert change["tenant_id"] == tenant.id
     assert change["before"] is None
     assert change["after"]["limits"][0]["ceiling"] == 5
+    assert change["after"]["time_zone"] == "Europe/Berlin"
     assert change["after"]["routing_policy"]["preferredProvider"] == "local"
 
 
@@ -91,6 +95,10 @@ async def test_a_name_that_two_tenants_have_needs_an_id(pool: Pool) -> None:
     [
         ({"plan": "gold"}, "plan", "enterprise, free, pro"),
         ({"limits": (requests_per_minute(1), requests_per_minute(2))}, "limits", "more than once"),
+        *(
+            ({"time_zone": zone}, "time_zone", "Europe/Berlin")
+            for zone in ("", "Berlin", "Europe", "localtime", "posixrules", "../Europe/Berlin", "europe/berlin", "a\0")
+        ),
         ({"networks": ("10.0.0.1/8",)}, "networks", "10.0.0.0/8"),
         ({"networks": tuple(f"10.0.0.{n}" for n in range(101))}, "networks", "101"),
         ({"routing_policy": '{"maxCostPerRequestUsd": true}'}, "routing_policy.maxCostPerRequestUsd", "number"),
@@ -128,6 +136,7 @@ async def test_names_that_are_taken_and_owners_that_are_not_there(pool: Pool) ->
         ({"limits": (tokens_per_day(9),)}, {"limits": (tokens_per_day(9),)}),
         ({"networks": ("2001:DB8::/32",)}, {"networks": ("2001:db8::/32",)}),
         ({"certificate_required": True}, {"certificate_required": True}),
+        ({"time_zone": "Asia/Kolkata"}, {"time_zone": "Asia/Kolkata"}),
         ({"limits": (), "networks": ()}, {"limits": (), "networks": ()}),
         ({"clear_routing_policy": True}, {"routing_policy": None}),
     ],

@@ -188,7 +188,7 @@ class Gateway:
     async def slots_held(self, tenant: Tenant) -> int:
         """How many of its slots a tenant's requests hold."""
         async with Redis.from_url(self.redis.url) as redis:
-            keys = [key async for key in redis.scan_iter(f"*:limit:tenant:{tenant.id}:concurrent_requests")]
+            keys = [key async for key in redis.scan_iter(f"igw1:*:counter:tenant:{tenant.id}/concurrent_requests")]
             return sum([int(await redis.zcard(key)) for key in keys])
 
     async def redis_dump(self) -> bytes:
@@ -247,7 +247,8 @@ class Gateway:
         argv = (*_python("demo"), "--port", str(self.router_port))
         self.loop.run(self._start(Command(name="router", argv=argv), self.router_port, "/healthz"))
 
-    def start_serve(self) -> None:
+    def start_serve(self, *, ready: str = "/readyz") -> None:
+        """Start the sidecar and wait for an answer there: at /livez when something that it needs is away."""
         env = {
             "DATABASE_URL": self.dsn,
             "REDIS_URL": self.redis.url,
@@ -259,7 +260,7 @@ class Gateway:
             **self.env,
         }
         command = Command(name="serve", argv=(*_python("sidecar"), "serve"), env=env, stop_seconds=15.0)
-        self.loop.run(self._start(command, self.ops_port, "/readyz"))
+        self.loop.run(self._start(command, self.ops_port, ready))
 
     def start_envoy(self) -> None:
         ensure_certificates(self.folder / "tls")

@@ -13,7 +13,7 @@ DAY = 86_400_000
 
 
 def usage_record(**changes: Any) -> UsageRecord:
-    """A completed request of ten_a; `changes` are fields of its admission or its ending."""
+    """A completed request of ten_a; `changes` are fields of its admission, its ending or the record itself."""
     admission = Admission(
         request_id=str(uuid4()),
         organization_id="org_a",
@@ -42,8 +42,10 @@ def usage_record(**changes: Any) -> UsageRecord:
         ended_ms=NOON + 1000,
     )
     of_ending = {name: value for name, value in changes.items() if name in Ending.__struct_fields__}
-    of_admission = {name: value for name, value in changes.items() if name not in of_ending}
+    of_record = {name: value for name, value in changes.items() if name in UsageRecord.__struct_fields__}
+    of_admission = {name: value for name, value in changes.items() if name not in {*of_ending, *of_record}}
     return UsageRecord(
         admission=msgspec.structs.replace(admission, **of_admission),
         ending=msgspec.structs.replace(ending, **of_ending),
+        **of_record,
     )

@@ -11,8 +11,10 @@ from authz.principal import Metering, Principal, PrincipalKind, Secret, Tenant
 from authz.scope import Scope
 from extproc.ending import Observation
 from extproc.record import Admission
+from quota.applied import AppliedLimit, AppliedLimits
+from quota.charges import Charges
 from quota.limit import Limit, Unit, Window
-from quota.reservation import Claim, Demand, Settlement
+from quota.reservation import Claim, Settlement
 
 NOON_MS = 1_767_268_800_000  # 2026-01-01T12:00:00Z
 REQUEST_ID = "3f0d8a52-6a0c-4e57-9d2c-8a4f1f1f0a11"
@@ -44,25 +46,36 @@ def slots(ceiling: int, *, name: str = "slots") -> Limit:
     return Limit(name=name, unit=Unit.CONCURRENT_REQUESTS, window=Window.LEASE, ceiling=ceiling)
 
 
-def demand(limit: Limit, amount: int = 1, least: int | None = None, *, subject: str = "tenant:ten_a") -> Demand:
-    return Demand(limit=limit, subject=subject, amount=amount, least=amount if least is None else least)
+def amounts(tokens: int = 1, *, requests: int = 1, cost: int = 0) -> Charges:
+    """What a request counts for; its tokens are all input unless a test says more."""
+    return Charges(requests=requests, input_tokens=tokens, tokens=tokens, cost=cost)
 
 
-def claim(request_id: str, *demands: Demand, organization: str = ORGANIZATION, lease_ms: int = 60_000) -> Claim:
-    return Claim(
-        organization_id=organization,
-        request_id=request_id,
-        demands=demands,
-        admission=f"admission of {request_id}".encode(),
-        lease_ms=lease_ms,
-    )
+def held(*limits: Limit, subject: str = "tenant:ten_a", time_zone: str = "UTC") -> AppliedLimits:
+    """The limits, all counted for one subject."""
+    return AppliedLimits(tuple(AppliedLimit(limit, subject) for limit in limits), time_zone)
 
 
-def settlement(request_id: str, tokens: int | None = None, **changes: Any) -> Settlement:
+def claim(request_id: str, limits: AppliedLimits, asked: Charges | None = None, **changes: Any) -> Claim:
+    """A request that asks for `asked`, one token by default, and makes do with no less."""
+    asked = amounts() if asked is None else asked
     whole = {
         "organization_id": ORGANIZATION,
         "request_id": request_id,
-        "tokens": tokens,
+        "limits": limits,
+        "amounts": asked,
+        "least": asked,
+        "admission": f"admission of {request_id}".encode(),
+        "lease_ms": 60_000,
+    }
+    return Claim(**{**whole, **changes})
+
+
+def settlement(request_id: str, charged: Charges | None = None, **changes: Any) -> Settlement:
+    whole = {
+        "organization_id": ORGANIZATION,
+        "request_id": request_id,
+        "charges": amounts() if charged is None else charged,
         "ending": f"ending of {request_id}".encode(),
     }
     return Settlement(**{**whole, **changes})
@@ -129,6 +142,7 @@ def admission(**changes: Any) -> Admission:
         admitted_ms=NOON_MS + 2,
         input_estimate=20,
         output_reserved=100,
+        plan="free",
     )
     return msgspec.structs.replace(whole, **changes)
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from authz.model_pattern import allows, parse
+from quota.model_pattern import allows, parse
 
 names = st.from_regex(r"[A-Za-z0-9._:/@-]{1,200}", fullmatch=True)
 
