@@ -66,6 +66,7 @@ class Reason(Enum):
     )
     UNSUPPORTED_ENCODING = _Row(415, ErrorType.INVALID_REQUEST, "A compressed request body is not accepted.")
     MISSING_BODY = _Row(400, ErrorType.INVALID_REQUEST, "The request has no body.")
+    INVALID_PARAMETER = _Row(400, ErrorType.INVALID_REQUEST, "A parameter of the query is not valid.")
     INVALID_JSON = _Row(400, ErrorType.INVALID_REQUEST, "The body is not valid JSON.")
     INVALID_BODY = _Row(400, ErrorType.INVALID_REQUEST, "The body does not have the expected shape.")
     PAYLOAD_TOO_LARGE = _Row(413, ErrorType.INVALID_REQUEST, "The body is larger than this gateway accepts.")

@@ -69,6 +69,7 @@ ROUTES: tuple[Route, ...] = (
     Route(method="GET", path="/.well-known/jwks.json", upstream=Upstream.CONTROL, public=True),
     Route(method="GET", path="/healthz", upstream=Upstream.ENVOY, public=True),
 )
+LIMITED_PATHS = tuple(dict.fromkeys(route.path for route in ROUTES if route.limited is Limited.ALL))
 _BY_PATH = {path: tuple(route for route in ROUTES if route.path == path) for path in (route.path for route in ROUTES)}
 _TEMPLATES = {path: routes for path, routes in _BY_PATH.items() if "{" in path}
 

@@ -69,9 +69,14 @@ class LimitStatus(BaseModel):
             used=standing and standing.used - standing.reserved,
             reserved=standing and standing.reserved,
             left=standing and max(limit.ceiling - standing.used, 0),
-            resets_at=now + timedelta(milliseconds=reset_ms) if reset_ms else None,
+            resets_at=_to_the_second(now + timedelta(milliseconds=reset_ms)) if reset_ms else None,
             resets_in_ms=reset_ms,
         )
+
+
+def _to_the_second(time: datetime) -> datetime:
+    """The nearest second: the clocks of Redis and of this process differ by milliseconds."""
+    return (time + timedelta(seconds=0.5)).replace(microsecond=0)
 
 
 class LimitList(BaseModel):

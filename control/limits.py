@@ -8,6 +8,7 @@ from authz.directory import Directory
 from authz.identity_token import Caller
 from authz.principal import Principal, PrincipalKind
 from authz.refusal import Reason, Refusal
+from authz.routes import LIMITED_PATHS
 from control.caller import Authenticated
 from control.errors import Now, Refused
 from control.limit_body import LimitList, LimitStatus
@@ -60,6 +61,8 @@ class LimitEndpoints:
         numbers only with these parameters.
         """
         response.headers.append(*_NO_STORE)
+        if route and route not in LIMITED_PATHS:
+            raise Refused(Refusal(reason=Reason.INVALID_PARAMETER, param="route", details={"paths": LIMITED_PATHS}))
         principal = await self._principal(caller)
         target = _target(principal, route=route, model=model)
         found = overview(_carried(principal), target)

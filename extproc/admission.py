@@ -10,7 +10,7 @@ from authz.grant import Grant
 from extproc.inference_request import InferenceRequest
 from extproc.record import Admission
 from quota.applied import AppliedLimits
-from quota.charges import Charges, TokenUsage, charges
+from quota.charges import TokenUsage, charges, least_of
 from quota.estimate import Estimates
 from quota.rate_card import ModelRates
 from quota.reservation import Claim
@@ -41,7 +41,7 @@ def admit(grant: Grant, arrival: Arrival, request: InferenceRequest, tariff: Tar
     rated = tariff.rates.of(request.model)
     reserved = request.max_output_tokens
     if reserved is None:
-        reserved = tariff.estimates.output_tokens(request.model, rated.output_tokens)
+        reserved = tariff.estimates.output_tokens(request.model, rated.output_tokens) * request.choices
     return Admission(
         request_id=arrival.request_id,
         organization_id=grant.organization_id,
@@ -59,13 +59,14 @@ def admit(grant: Grant, arrival: Arrival, request: InferenceRequest, tariff: Tar
         output_reserved=reserved,
         input_bytes=request.size,
         rates=rated.rates,
+        output_named=request.max_output_tokens is not None,
     )
 
 
-def claim(admission: Admission, limits: AppliedLimits, *, output_named: bool) -> Claim:
+def claim(admission: Admission, limits: AppliedLimits) -> Claim:
     """What the request asks of its limits. Without a maximum of its own, the answer makes do with less room."""
     whole = charges(TokenUsage(input=admission.input_estimate, output=admission.output_reserved), admission.rates)
-    least = whole if output_named else _least(admission, whole)
+    least = whole if admission.output_named else least_of(whole, admission.input_estimate, admission.rates)
     return Claim(
         organization_id=admission.organization_id,
         request_id=admission.request_id,
@@ -74,17 +75,6 @@ def claim(admission: Admission, limits: AppliedLimits, *, output_named: bool) ->
         least=least,
         admission=encode(admission),
         lease_ms=LEASE_MS,
-    )
-
-
-def _least(admission: Admission, whole: Charges) -> Charges:
-    """The input alone; but 1 of everything that an answer uses, or a limit on that would not hold when it is full."""
-    given = charges(TokenUsage(input=admission.input_estimate, output=0), admission.rates)
-    return msgspec.structs.replace(
-        given,
-        output_tokens=min(1, whole.output_tokens),
-        tokens=max(given.tokens, min(1, whole.tokens)),
-        cost=max(given.cost, min(1, whole.cost)),
     )
 
 

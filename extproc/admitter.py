@@ -85,7 +85,7 @@ class Admitter:
             return Refusal(reason=Reason.OVERLOADED, retry_after_ms=shedding.retry_after_ms(arrival.request_id))
         admission = admissions.admit(grant, arrival, request, self._quota.tariff, now_ms=self._now_ms())
         limits = limits_of(candidate.grant_text, arrival.path, request.model)
-        claim = admissions.claim(admission, limits, output_named=request.max_output_tokens is not None)
+        claim = admissions.claim(admission, limits)
         try:
             outcome = await self._take(claim)
         except QuotaOutage as outage:

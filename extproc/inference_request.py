@@ -17,7 +17,9 @@ _MAX_MODEL_LENGTH = 256
 _MAX_TOKENS = 100_000_000
 
 _Tokens = Annotated[int, msgspec.Meta(ge=1, le=_MAX_TOKENS)]
-_Model = Annotated[str, msgspec.Meta(min_length=1, max_length=_MAX_MODEL_LENGTH)]
+# A control character is in no model's name, and U+0000 in no text of Postgres.
+_Model = Annotated[str, msgspec.Meta(min_length=1, max_length=_MAX_MODEL_LENGTH, pattern=r"^[^\x00-\x1f\x7f]*$")]
+_Choices = Annotated[int, msgspec.Meta(ge=1, le=128)]
 
 
 class _Message(msgspec.Struct):
@@ -39,6 +41,7 @@ class _OptionsBody(msgspec.Struct):
 class _ChatBody(_OptionsBody, kw_only=True):
     messages: _Messages
     max_completion_tokens: _Tokens | None = None
+    n: _Choices | None = None
 
 
 class _InferBody(_OptionsBody, kw_only=True):
@@ -64,7 +67,8 @@ _AnyBody = _ChatBody | _InferBody | _MessagesBody | _EmbeddingsBody
 class InferenceRequest(msgspec.Struct, frozen=True, kw_only=True):
     """What a valid body asks for.
 
-    `max_output_tokens` is None when the caller names no maximum, and 0 when the answer holds no tokens. `body` is what
+    `max_output_tokens` is of all `choices` together, None when the caller names no maximum, and 0 when the answer holds
+    no tokens. `body` is what
     the Router gets instead of the original when that must change; `strip_usage` says that the usage event which the
     change asks for is the gateway's, not the client's.
     """
@@ -73,6 +77,7 @@ class InferenceRequest(msgspec.Struct, frozen=True, kw_only=True):
     stream: bool
     max_output_tokens: int | None
     size: int
+    choices: int = 1
     body: bytes | None = None
     strip_usage: bool = False
 
@@ -87,6 +92,7 @@ _FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _TRUE = msgspec.Raw(b"true")
 _WANTS_USAGE = b',"stream_options":{"include_usage":true}}'
 # msgspec ends its messages with the place: "Expected `str`, got `int` - at `$.model`".
+_ESCAPED_LETTER = re.compile(rb"\\u00[4-7]")
 _PLACE = re.compile(r"(?P<problem>.*?)(?: - at `\$\.?(?P<path>.*)`)?", re.DOTALL)
 _MISSING_FIELD = re.compile(r"Object missing required field `(?P<field>[^`]*)`")
 
@@ -120,12 +126,15 @@ def _with_usage_on_request(found: _ChatBody | _InferBody, body: bytes) -> Infere
     if options is not None and not isinstance(options.get("include_usage", False), bool | None):
         return _invalid("Expected `bool` - at `$.stream_options.include_usage`")
     limits = [found.max_tokens, found.max_completion_tokens if isinstance(found, _ChatBody) else None]
+    named = max((limit for limit in limits if limit is not None), default=None)
+    choices = (found.n or 1) if isinstance(found, _ChatBody) else 1
     asks_usage = bool(found.stream and not (options or {}).get("include_usage"))
     return InferenceRequest(
         model=found.model,
         stream=bool(found.stream),
-        max_output_tokens=max((limit for limit in limits if limit is not None), default=None),
+        max_output_tokens=None if named is None else named * choices,
         size=len(body),
+        choices=choices,
         body=_asking_for_usage(body, options) if asks_usage else None,
         strip_usage=asks_usage,
     )
@@ -156,6 +165,11 @@ def _invalid(text: str) -> Refusal:
 
 def _in_words(problem: str) -> str:
     return (problem[:1].lower() + problem[1:]).replace("`", "")
+
+
+def may_say_twice(body: bytes, name: str) -> bool:
+    """Whether it is worth a closer look: a name stands there twice, or letters are written as escapes."""
+    return body.lower().count(f'"{name}"'.encode()) > 1 or _ESCAPED_LETTER.search(body) is not None
 
 
 def says_twice(body: bytes, name: str) -> bool:

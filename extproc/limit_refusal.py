@@ -9,6 +9,7 @@ from quota.reservation import Exceeded
 
 # SDKs that know this header do not try again by themselves: a budget does not come back in seconds.
 _NOT_WORTH_RETRYING = ("x-should-retry", "false")
+_MICROS = 1_000_000
 _BUDGETS = frozenset({Window.CALENDAR_DAY, Window.CALENDAR_MONTH})
 
 
@@ -19,14 +20,14 @@ def refusal(exceeded: Exceeded, *, time_zone: str, headers: tuple[tuple[str, str
     if exceeded.retry_after_ms is None:
         return Refusal(
             reason=Reason.EXCEEDS_LIMIT,
-            message=f"This request alone is larger than the limit '{limit.name}' of {_most(limit)}.",
+            message=_never(limit),
             details={**details, "demanded": exceeded.demanded},
             headers=headers,
         )
     if _is_budget(limit):
         return Refusal(
             reason=Reason.INSUFFICIENT_QUOTA,
-            message=f"The budget '{limit.name}' of {limit.ceiling} is used up.",
+            message=f"The budget '{limit.name}' of {_told(limit, limit.ceiling)} has no room for this request.",
             details=details,
             retry_after_ms=exceeded.retry_after_ms,
             headers=(*headers, _NOT_WORTH_RETRYING),
@@ -49,9 +50,23 @@ def _is_budget(limit: Limit) -> bool:
     return limit.window in _BUDGETS or limit.unit is Unit.COST
 
 
-def _most(limit: Limit) -> int:
-    """What one request can have at most."""
-    return min(limit.ceiling, limit.burst) if limit.burst else limit.ceiling
+def _never(limit: Limit) -> str:
+    if not limit.ceiling:
+        return f"The limit '{limit.name}' is 0: no request passes."
+    if limit.burst and limit.burst < limit.ceiling:
+        return (
+            f"This request alone is larger than the burst of {_told(limit, limit.burst)} of the limit '{limit.name}'."
+        )
+    return f"This request alone is larger than the limit '{limit.name}' of {_told(limit, limit.ceiling)}."
+
+
+def _told(limit: Limit, amount: int) -> str:
+    """An amount as people say it: money in dollars."""
+    if limit.unit is not Unit.COST:
+        return str(amount)
+    whole, micros = divmod(amount, _MICROS)
+    places = f"{micros:06}".rstrip("0").ljust(2, "0")
+    return f"${whole}.{places}"
 
 
 def _details(exceeded: Exceeded, time_zone: str) -> dict[str, Any]:

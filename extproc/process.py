@@ -79,7 +79,7 @@ class ExternalProcessor:
         grant, arrival = grants.decode(grant_text), arrivals.decode(arrival_text)
         dialect = routes.dialect_of(arrival.path)
         request = inference_request.validate(message.request_body.body, dialect)
-        if grant.models and isinstance(request, InferenceRequest):
+        if isinstance(request, InferenceRequest):
             request = _refused_model(grant, request, message.request_body.body) or request
         if isinstance(request, Refusal):
             return self._refused(request, arrival), None, None
@@ -108,6 +108,7 @@ class ExternalProcessor:
 def _refused_model(grant: Grant, request: InferenceRequest, body: bytes) -> Refusal | None:
     if not model_pattern.allows(grant.models, request.model):
         return Refusal(reason=Reason.MODEL_NOT_ALLOWED, param="model", details={"model": request.model})
-    if inference_request.says_twice(body, "model"):
+    # Limits and prices go by the model too; its reader might take the other one.
+    if inference_request.may_say_twice(body, "model") and inference_request.says_twice(body, "model"):
         return Refusal(reason=Reason.INVALID_BODY, param="model", message="The field 'model' stands there twice.")
     return None

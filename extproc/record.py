@@ -26,7 +26,8 @@ class Degraded(StrEnum):
 class Admission(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What was known when the request was admitted. Times are milliseconds since the epoch.
 
-    `input_estimate` and `output_reserved` are tokens, the former made of `input_bytes`. `rates` are those of its model
+    `input_estimate` and `output_reserved` are tokens, the former made of `input_bytes`. `output_named` says whether
+    the caller named the output's maximum. `rates` are those of its model
     at that time: it is charged by them whoever settles it. It travels in Envoy's dynamic metadata and stands in Redis,
     so that whoever sees the end can write the whole row, even when the other two have lost it.
     """
@@ -48,6 +49,7 @@ class Admission(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     rates: Rates = Rates()
     degraded: Degraded = Degraded.NO
     plan: str = ""
+    output_named: bool = False
 
 
 class Ending(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

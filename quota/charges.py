@@ -75,5 +75,19 @@ def charges(usage: TokenUsage, rates: Rates) -> Charges:
     )
 
 
+def least_of(whole: Charges, input_tokens: int, rates: Rates) -> Charges:
+    """What a request that names no maximum makes do with: its input alone.
+
+    But 1 of everything that an answer uses, or a limit on that would not hold when it is full.
+    """
+    given = charges(TokenUsage(input=input_tokens, output=0), rates)
+    return msgspec.structs.replace(
+        given,
+        output_tokens=min(1, whole.output_tokens),
+        tokens=max(given.tokens, min(1, whole.tokens)),
+        cost=max(given.cost, min(1, whole.cost)),
+    )
+
+
 def _rounded_up(number: int, divisor: int) -> int:
     return -(-number // divisor)

@@ -87,7 +87,7 @@ class WindowCounter:
             used -= self.slices[number]
             after = span.end_of(number) - now_ms
         if burst_of(limit) and limit.ceiling:
-            excess = self._level(limit.ceiling, now_ms) - (limit.burst - least) * limit.window_ms
+            excess = self._bucket(limit, now_ms) - (limit.burst - least) * limit.window_ms
             after = max(after, math.ceil(excess / limit.ceiling))
         return after
 
@@ -96,7 +96,7 @@ class WindowCounter:
         self.slices[span.slice] = self.slices.get(span.slice, 0) + amount
         self.reserved[span.slice] = self.reserved.get(span.slice, 0) + amount
         if burst_of(limit):
-            self._fill(self._level(limit.ceiling, now_ms) + amount * limit.window_ms, now_ms)
+            self._fill(min(self._bucket(limit, now_ms) + amount * limit.window_ms, _full(limit)), now_ms)
 
     def replace(self, hold: "Hold", fact: int, now_ms: int) -> None:
         """Put the fact in place of what was reserved. A slice that has left its window took its amount with it."""
@@ -113,11 +113,19 @@ class WindowCounter:
                 given_back = max(0, given_back - (now_ms - hold.at_ms) * limit.ceiling)
             self._fill(max(0, level - given_back), now_ms)
 
+    def _bucket(self, limit: Limit, now_ms: int) -> int:
+        """Never fuller than full, whatever shadow mode or an answer longer than reserved has put in."""
+        return max(0, min(self.level, _full(limit)) - (now_ms - self.level_at) * limit.ceiling)
+
     def _level(self, ceiling: int, now_ms: int) -> int:
         return max(0, self.level - (now_ms - self.level_at) * ceiling)
 
     def _fill(self, level: int, now_ms: int) -> None:
         self.level, self.level_at = level, now_ms
+
+
+def _full(limit: Limit) -> int:
+    return limit.burst * limit.window_ms
 
 
 @dataclass(slots=True)

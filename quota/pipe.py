@@ -108,7 +108,7 @@ class RedisPipe:
             self._in_flight.extend(call for call in batch if not call.answer.done())
             await connection.send_packed_command(packed, check_health=False)
         except (RedisError, OSError) as error:
-            self._fail(batch, str(error))
+            self._fail(batch, str(error) or type(error).__name__)
             await self._close()
 
     async def _open(self) -> None:

@@ -24,7 +24,10 @@ SHARDS = 16
 _PREFIX = "igw1"
 _RESERVE, _SETTLE, _RENEW, _OVERDUE = load("reserve"), load("settle"), load("renew"), load("overdue")
 _STANDINGS = load("standings")
-_REFUSED, _TAKEN, _OTHER_PERIOD, _NOT_WHOLE = range(4)  # how an answer begins
+_REFUSED, _TAKEN, _OTHER_PERIOD, _NOT_WHOLE, _TOO_LATE = range(5)  # how an answer begins
+# Longer than anybody waits for an admission: what Redis comes to after that would be for a caller that was refused.
+_LATE_MS = 2000
+_CLOCKS_DIFFER = frozenset({_OTHER_PERIOD, _TOO_LATE})
 _NEVER = -1
 _NUMBERS_OF_A_STANDING = 3
 _OVERDUE_FIELDS = 3
@@ -53,7 +56,8 @@ def _wall_ms() -> int:
 class RedisReservations:
     """Reservations that all workers share. The pipe is its owner's to close.
 
-    `now_ms`, milliseconds since the epoch, only guesses which calendar periods Redis, whose clock counts, will need.
+    `now_ms`, milliseconds since the epoch, only guesses which calendar periods Redis, whose clock counts, will need,
+    and until when a reservation is of use.
     """
 
     def __init__(self, pipe: Pipe, now_ms: Callable[[], int] = _wall_ms) -> None:
@@ -68,8 +72,11 @@ class RedisReservations:
         shard = shard_of(claim.organization_id)
         keys = [_record(shard, claim.request_id), key_of(shard, "leases"), key_of(shard, "epoch")]
         amounts, leasts = msgspec.structs.astuple(claim.amounts), msgspec.structs.astuple(claim.least)
-        numbers = _ENCODE((claim.lease_ms, *amounts, *leasts))
-        arguments: list[Argument] = [claim.request_id, claim.admission, numbers]
+
+        def arguments() -> list[Argument]:
+            numbers = (claim.lease_ms, *amounts, *leasts, self._redis_ms() + _LATE_MS)
+            return [claim.request_id, claim.admission, _ENCODE(numbers)]
+
         answer = await self._counting(_RESERVE, keys, arguments, (shard, claim.limits))
         return _reservation(answer) if answer[0] == _TAKEN else _exceeded(answer, claim.limits)
 
@@ -115,19 +122,23 @@ class RedisReservations:
     async def standings(self, organization_id: str, limits: AppliedLimits) -> tuple[Standing, ...]:
         """See `Reservations.standings`."""
         shard = shard_of(organization_id)
-        answer = await self._counting(_STANDINGS, [key_of(shard, "epoch")], [], (shard, limits))
+        answer = await self._counting(_STANDINGS, [key_of(shard, "epoch")], list, (shard, limits))
         return _standings(answer[1:])
 
     async def _counting(
-        self, script: Script, keys: list[str], arguments: list[Argument], counted: tuple[int, AppliedLimits]
+        self,
+        script: Script,
+        keys: list[str],
+        arguments: Callable[[], list[Argument]],
+        counted: tuple[int, AppliedLimits],
     ) -> list[int]:
         """The answer of a script that takes the counters and the facts of limits after all else."""
         shard, limits = counted
         keys = [*keys, *self._counters_of(shard, limits)]
         for _ in range(2):
-            facts = self._facts.of(limits, self._now_ms() + self._ahead_ms)
-            answer = _DECODE(await run(self._pipe, script, keys, [*arguments, facts.message]))
-            if answer[0] != _OTHER_PERIOD:
+            facts = self._facts.of(limits, self._redis_ms())
+            answer = _DECODE(await run(self._pipe, script, keys, [*arguments(), facts.message]))
+            if answer[0] not in _CLOCKS_DIFFER:
                 break
             self._ahead_ms = answer[1] - self._now_ms()
         else:
@@ -135,6 +146,9 @@ class RedisReservations:
         if answer[0] == _NOT_WHOLE:
             raise QuotaOutage("Redis has lost its data: its counters are not whole until they are rebuilt")
         return answer
+
+    def _redis_ms(self) -> int:
+        return self._now_ms() + self._ahead_ms
 
     def _counters_of(self, shard: int, limits: AppliedLimits) -> list[str]:
         known = self._counters.get(limits)

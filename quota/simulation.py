@@ -32,7 +32,8 @@ Carriers: TypeAlias = Callable[[Target], Iterable[tuple[Dimension, Iterable[Limi
 class PastRequest:
     """A request of the past. Times are milliseconds since the epoch.
 
-    `asked` is what it reserved in each unit, `settled` what it counted for in the end.
+    `asked` is what it reserved in each unit, `least` what it would have made do with where there was less room, and
+    `settled` what it counted for in the end.
     """
 
     request_id: str
@@ -40,6 +41,7 @@ class PastRequest:
     ended_ms: int
     target: Target
     asked: Charges
+    least: Charges
     settled: Charges
 
 
@@ -220,7 +222,7 @@ def _claim(request: PastRequest, limits: AppliedLimits) -> Claim:
         request_id=request.request_id,
         limits=limits,
         amounts=request.asked,
-        least=request.asked,
+        least=request.least,
         admission=b"",
         lease_ms=max(request.ended_ms - request.admitted_ms, 0) + 1,
     )

@@ -28,6 +28,7 @@ from sidecar.reconciler import Event, Rebuilt, Reconciler, Repaired, Stalled
 from sidecar.settings import Settings
 from store import ledger
 from store.database import DatabaseOutage, Pool, opened
+from store.identity_listener import IdentityListener
 
 _BATCH = 100  # of each shard
 _WAIT_MS = 500
@@ -130,7 +131,10 @@ def _telling(logger: Logger) -> Callable[[Event], None]:
             case Rebuilt(shards=shards, counters=counters, units=units):
                 metrics.REBUILDS.inc(counters)
                 found = {"shards": shards, "counters": counters, "units": units}
-                logger.warning("counters are the ledger's again", action="counters_rebuilt", **found)
+                tell = (
+                    logger.warning if units else logger.info
+                )  # of a new Redis beside an empty ledger there is nothing
+                tell("counters are the ledger's again", action="counters_rebuilt", **found)
             case Repaired(drifts=drifts):
                 metrics.DRIFT_REPAIRED.inc(len(drifts))
                 for drift in drifts:
@@ -153,7 +157,8 @@ async def write(settings: Settings, logger: Logger) -> None:
         writer = LedgerWriter(events, pool, LateCharges(repair, pool), logger)
         comparisons = Comparisons(repair, pool, in_hand=writer.in_hand)
         reconciler = Reconciler(repair, comparisons, pool, observe=_telling(logger), now=time.monotonic)
-        await run_until(terminated, writer.run(), reconciler.run(), _export_metrics(events))
+        listener = IdentityListener(settings.database_url.get_secret_value(), reconciler.announce)
+        await run_until(terminated, writer.run(), reconciler.run(), listener.run(), _export_metrics(events))
 
 
 def main() -> None:

@@ -27,6 +27,9 @@ EVERY_SECONDS = 600.0
 """How often all counters are compared, when nothing has happened."""
 # Redis does nothing else while it reads a cut: so many counters take it some milliseconds.
 _COUNTERS_AT_ONCE = 200
+# The limits of what else changes hold for many tenants.
+_OF_MANY = frozenset({"organizations", "plans", "*"})
+_CHANGES_SECONDS = 1.0
 _MOST_TRIES = 5
 _CHANGED = "the counters of shard {shard} are repaired by others again and again"
 
@@ -88,29 +91,59 @@ class Reconciler:
         self._observe = observe
         self._now = now
         self._next_check = now() + _SOON_SECONDS
-        self._stalled = False
+        self._changed: set[str] = set()
+        self._next_look = now()
+
+    def announce(self, change: str | None) -> None:
+        """Take in a change of any table (`table:id:version`). What a limit or a time zone counts may be new by it."""
+        table, _, rest = (change or "").partition(":")
+        if table == "tenants":
+            self._changed.add(rest.rpartition(":")[0])
+        elif table in _OF_MANY or change is None:
+            self._next_check = min(self._next_check, self._now() + _SOON_SECONDS)
 
     async def run(self) -> None:
-        """Keep the counters right until cancelled; an outage is waited out."""
+        """Keep the counters right until cancelled; an outage is waited out.
+
+        What is lost is looked for beside a comparison, which may take long: nobody is admitted until it is rebuilt.
+        """
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._again_and_again(self.rebuild_lost))
+            group.create_task(self._again_and_again(self.compare_due))
+
+    async def _again_and_again(self, work: Callable[[], Awaitable[None]]) -> None:
+        stalled = False
         while True:
             try:
-                await self.step()
-                self._stalled = False
+                await work()
+                stalled = False
             except (QuotaOutage, DatabaseOutage, LedgerBehind) as outage:
-                if not self._stalled:
+                if not stalled:
                     self._observe(Stalled(reason=str(outage)))
-                self._stalled = True
+                stalled = True
                 self._next_check = self._now() + _SOON_SECONDS
             await asyncio.sleep(_LOOK_SECONDS)
 
     async def step(self) -> None:
-        """Rebuild what is lost; compare everything when it is time to."""
+        """Rebuild what is lost; compare what is due."""
+        await self.rebuild_lost()
+        await self.compare_due()
+
+    async def rebuild_lost(self) -> None:
+        """Rebuild the shards whose counters are lost."""
         if lost := await self._repair.lost():
             await self.rebuild(lost)
             self._next_check = self._now() + _SOON_SECONDS
-        elif self._now() >= self._next_check:
+
+    async def compare_due(self) -> None:
+        """Compare everything when it is time to, or a tenant that has changed."""
+        if self._now() >= self._next_check:
+            self._changed.clear()
             await self.check(repair=True)
             self._next_check = self._now() + EVERY_SECONDS
+        elif self._changed and self._now() >= self._next_look:
+            self._next_look = self._now() + _CHANGES_SECONDS
+            await self.check(repair=True, tenant_id=self._changed.pop())
 
     async def rebuild(self, shards: Iterable[int]) -> None:
         """Set the counters of the shards by the ledger, and let them admit again."""

@@ -26,7 +26,7 @@ INSERT INTO inference_requests (
     received_at, admitted_at, first_event_at, ended_at, state, cause, status, input_tokens, output_tokens,
     usage_source, input_estimate, output_reserved, events, response_bytes, cached_tokens, reasoning_tokens,
     charged_requests, charged_input_tokens, charged_output_tokens, charged_tokens, cost_micros, degraded, input_bytes,
-    plan, reserved_at, settlement)
+    plan, output_named, reserved_at, settlement)
 SELECT
     a.request_id, a.organization_id, a.tenant_id, a.principal_id, a.key_id, a.path, a.model, a.stream, a.metering,
     to_timestamp(a.received_ms / 1000.0), to_timestamp(a.admitted_ms / 1000.0),
@@ -34,12 +34,14 @@ SELECT
     e.input_tokens, e.output_tokens, e.usage_source, a.input_estimate, a.output_reserved, e.events, e.response_bytes,
     coalesce(e.cached_tokens, 0), coalesce(e.reasoning_tokens, 0), coalesce(c.requests, 0),
     coalesce(c.input_tokens, 0), coalesce(c.output_tokens, 0), coalesce(c.tokens, 0), coalesce(c.cost, 0),
-    coalesce(a.degraded, ''), coalesce(a.input_bytes, 0), a.plan, to_timestamp(r.reserved_ms / 1000.0), r.settlement
+    coalesce(a.degraded, ''), coalesce(a.input_bytes, 0), a.plan,
+    coalesce(a.output_named, false), to_timestamp(r.reserved_ms / 1000.0), r.settlement
 FROM jsonb_to_recordset($1::jsonb) AS r (admission jsonb, ending jsonb, reserved_ms bigint, settlement bigint),
     jsonb_to_record(r.admission) AS a (
         request_id uuid, organization_id text, tenant_id text, principal_id text, key_id text, path text,
         model text, stream boolean, metering text, received_ms bigint, admitted_ms bigint,
-        input_estimate bigint, output_reserved bigint, input_bytes bigint, degraded text, plan text),
+        input_estimate bigint, output_reserved bigint, input_bytes bigint, degraded text, plan text,
+        output_named boolean),
     jsonb_to_record(r.ending) AS e (
         state text, cause text, status smallint, input_tokens bigint, output_tokens bigint, usage_source text,
         events bigint, response_bytes bigint, first_event_ms bigint, ended_ms bigint, cached_tokens bigint,

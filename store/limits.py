@@ -6,7 +6,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from authz.routes import ROUTES, Limited
+from authz.routes import LIMITED_PATHS
 from quota import model_pattern
 from quota.applied import counted_per
 from quota.limit import OWNERS, Dimension, Limit, Unit, Window, limit_name
@@ -19,7 +19,6 @@ MAX_PRIORITY = 9
 # With a burst, Redis counts units times the milliseconds of the window.
 _EXACT = 2**53
 _LIMITS = msgspec.json.Decoder(tuple[Limit, ...])
-_LIMITED_PATHS = tuple(dict.fromkeys(route.path for route in ROUTES if route.limited is Limited.ALL))
 
 Identity: TypeAlias = tuple[str, tuple[Dimension, ...], str, str]
 
@@ -106,8 +105,8 @@ def _scope_fault(limit: Limit) -> str | None:
         return f"{limit.name} names something twice that it is to be counted per: {'+'.join(limit.per)}"
     if len(OWNERS.intersection(limit.per)) > 1:
         return f"{limit.name} is counted per {'+'.join(limit.per)}: only one of {', '.join(_ordered(OWNERS))} can be"
-    if limit.route and limit.route not in _LIMITED_PATHS:
-        return f"there is no route {limit.route[:80]!r} with limits; there are: {', '.join(_LIMITED_PATHS)}"
+    if limit.route and limit.route not in LIMITED_PATHS:
+        return f"there is no route {limit.route[:80]!r} with limits; there are: {', '.join(LIMITED_PATHS)}"
     if limit.model:
         try:
             model_pattern.parse(limit.model)

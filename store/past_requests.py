@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import asyncpg
 
 from quota.applied import Target
-from quota.charges import Charges, TokenUsage, charges
+from quota.charges import Charges, TokenUsage, charges, least_of
 from quota.rate_card import RateCard
 from quota.simulation import PastRequest
 from store.database import Pool, outages_named
@@ -19,8 +19,8 @@ _MILLISECOND = timedelta(milliseconds=1)
 _ADMITTED = """
 SELECT r.request_id::text, r.organization_id, r.tenant_id, r.principal_id, r.path, r.model, r.admitted_at, r.ended_at,
        r.input_estimate, r.output_reserved, r.input_tokens, r.output_tokens, r.cached_tokens, r.reasoning_tokens,
-       r.charged_requests, r.charged_input_tokens, r.charged_output_tokens, r.charged_tokens, r.cost_micros,
-       coalesce(t.time_zone, 'UTC') AS time_zone
+       r.output_named, r.charged_requests, r.charged_input_tokens, r.charged_output_tokens, r.charged_tokens,
+       r.cost_micros, coalesce(t.time_zone, 'UTC') AS time_zone
 FROM inference_requests r LEFT JOIN tenants t ON t.id = r.tenant_id
 WHERE r.tenant_id = ANY ($1::text[]) AND r.admitted_at >= $2 AND r.admitted_at < $3
 ORDER BY r.admitted_at, r.request_id"""
@@ -56,7 +56,7 @@ async def _rows(pool: Pool, *values: object) -> AsyncGenerator[asyncpg.Record, N
 
 def _request(row: asyncpg.Record, card: RateCard) -> PastRequest:
     rates = card.of(row["model"]).rates
-    reserved = TokenUsage(input=row["input_estimate"], output=row["output_reserved"])
+    asked = charges(TokenUsage(input=row["input_estimate"], output=row["output_reserved"]), rates)
     return PastRequest(
         request_id=row["request_id"],
         admitted_ms=_ms(row["admitted_at"]),
@@ -69,7 +69,9 @@ def _request(row: asyncpg.Record, card: RateCard) -> PastRequest:
             model=row["model"],
             time_zone=row["time_zone"],
         ),
-        asked=charges(reserved, rates),
+        asked=asked,
+        # Of what was written before it was known, the whole is taken.
+        least=least_of(asked, row["input_estimate"], rates) if row["output_named"] is False else asked,
         settled=_settled(row, card),
     )
 

@@ -26,8 +26,9 @@ redis.call('ZREMRANGEBYSCORE', charged, '-inf', string.format('%.0f', now_us - K
 redis.call('ZADD', charged, string.format('%.0f', place), request)
 redis.call('PEXPIRE', charged, KEPT_US / 1000)
 
--- Drops slices that have left the window, and makes what stands beside the others anew.
-local function make_whole(key, oldest)
+-- Drops slices that have left the window, and makes what stands beside the others anew. A calendar window, whose oldest
+-- slice is its only one, may hold a later one too: that of another time zone, which the tenant had before.
+local function make_whole(key, slice, oldest)
   local held, fields = {}, redis.call('HGETALL', key)
   for at = 1, #fields, 2 do
     held[fields[at]] = tonumber(fields[at + 1])
@@ -35,7 +36,7 @@ local function make_whole(key, oldest)
   local sum, reserved, first, last = 0, 0, nil, nil
   for field, amount in pairs(held) do
     local number = tonumber(field)
-    if number and number < oldest then
+    if number and (number < oldest or oldest == slice and number ~= slice) then
       redis.call('HDEL', key, field, 'r' .. field)
     elseif number then
       sum, reserved = sum + amount, reserved + (held['r' .. field] or 0)
@@ -50,7 +51,7 @@ for index = 2, #KEYS do
   local starts, ends = tonumber(ARGV[at + 3]), tonumber(ARGV[at + 4])
   if starts <= now and now < ends then
     redis.call('HINCRBY', key, ARGV[at], ARGV[at + 1])
-    make_whole(key, tonumber(ARGV[at + 2]))
+    make_whole(key, tonumber(ARGV[at]), tonumber(ARGV[at + 2]))
     if redis.call('PTTL', key) < ends - now then
       redis.call('PEXPIREAT', key, ends)
     end

@@ -20,8 +20,9 @@ redis.call('SET', KEYS[1], ARGV[2], 'PX', TOKEN_TTL_MS)
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
--- Drops slices that have left the window, and makes what stands beside the others anew.
-local function make_whole(key, oldest)
+-- Drops slices that have left the window, and makes what stands beside the others anew. A calendar window, whose oldest
+-- slice is its only one, may hold a later one too: that of another time zone, which the tenant had before.
+local function make_whole(key, slice, oldest)
   local held, fields = {}, redis.call('HGETALL', key)
   for at = 1, #fields, 2 do
     held[fields[at]] = tonumber(fields[at + 1])
@@ -29,7 +30,7 @@ local function make_whole(key, oldest)
   local sum, reserved, first, last = 0, 0, nil, nil
   for field, amount in pairs(held) do
     local number = tonumber(field)
-    if number and number < oldest then
+    if number and (number < oldest or oldest == slice and number ~= slice) then
       redis.call('HDEL', key, field, 'r' .. field)
     elseif number then
       sum, reserved = sum + amount, reserved + (held['r' .. field] or 0)
@@ -47,7 +48,7 @@ for index = 3, #KEYS do
     local held = redis.call('HMGET', key, slice, 'r' .. slice)
     local settled = (tonumber(held[1]) or 0) - (tonumber(held[2]) or 0)
     redis.call('HINCRBY', key, slice, math.max(difference, -settled))
-    make_whole(key, oldest)
+    make_whole(key, tonumber(slice), oldest)
     local expires = ends
     if tonumber(ARGV[at + 5]) > 0 and redis.call('HSETNX', key, 'level', ARGV[at + 5]) == 1 then
       redis.call('HSET', key, 'level_at', now)

@@ -3,7 +3,7 @@
 -- KEYS[1] record of the request   KEYS[2] leases of the shard   KEYS[3] epoch of the shard
 -- KEYS[4..] counters, one per limit: a window (hash) or slots (zset: request id -> end of its lease, ms)
 -- ARGV[1] request id   ARGV[2] admission, opaque
--- ARGV[3] msgpack: {lease, ms; five amounts; five leasts}, in the order of UNITS
+-- ARGV[3] msgpack: {lease, ms; five amounts; five leasts, in the order of UNITS; epoch ms after which it is too late}
 -- ARGV[4] msgpack: one array per limit: {kind, unit's place in UNITS, ceiling, priority, 1 in shadow mode, ...} and
 --         of SLIDING windows: slice ms, live slices, window ms, burst (0: none)
 --         of CALENDAR windows: when the periods before, at and after now begin, and when the last ends; epoch ms
@@ -14,6 +14,7 @@
 --   {0, index, used, least, retry after ms (-1: never), standing...}  refused by the index-th limit
 --   {2, now ms}                                                     the calendar periods given are not those of now
 --   {3}                                                             no epoch: the counters are not whole
+--   {4, now ms}                                                     it is too late
 --
 -- The fields of a window: <slice> -> amount, r<slice> -> the part of it that running requests have reserved; sum and
 -- reserved over all slices, first and last slice; with a burst, level (units x window ms) as it was at level_at (ms).
@@ -24,7 +25,7 @@
 -- No key is deleted and made anew: in a slot of a cluster that is moving, a key that is gone cannot be written here.
 -- A script, because check and take must be one step: two workers must not both see the last room.
 
-local TAKEN, REFUSED, OTHER_PERIOD, NOT_WHOLE, NEVER = 1, 0, 2, 3, -1
+local TAKEN, REFUSED, OTHER_PERIOD, NOT_WHOLE, TOO_LATE, NEVER = 1, 0, 2, 3, 4, -1
 local SLIDING, CALENDAR = 0, 1
 local UNITS = {'requests', 'input_tokens', 'output_tokens', 'tokens', 'cost'}
 local SLOT_RETRY_MS = 1000        -- any running request may end meanwhile
@@ -41,6 +42,11 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 -- A call that was delayed until after the end takes nothing: nobody would give it back.
 if known[1] then
   return cmsgpack.pack({TAKEN, now, 0})
+end
+local asked, facts = cmsgpack.unpack(ARGV[3]), cmsgpack.unpack(ARGV[4])
+-- It waited in a connection while Redis stood still: its caller has been answered long ago, and may be gone.
+if now > asked[12] then
+  return cmsgpack.pack({TOO_LATE, now})
 end
 if redis.call('EXISTS', KEYS[3]) == 0 then
   return cmsgpack.pack({NOT_WHOLE})
@@ -83,7 +89,8 @@ local function sliding(key, fact)
   }
   if burst > 0 then
     local drained = math.max(0, now - (held[8] or now)) * fact[3]
-    counter.level = math.max(0, (held[7] or 0) - drained)
+    -- Never fuller than full, whatever shadow mode or an answer longer than reserved has put in.
+    counter.level = math.max(0, math.min(held[7] or 0, burst * window_ms) - drained)
     counter.burst_ms = window_ms
   end
   if counter.first < slice - live + 1 then
@@ -186,7 +193,7 @@ local function take(counter, fact, amount, lease_end)
     count = 12
   end
   if counter.level then
-    local level = counter.level + amount * counter.burst_ms
+    local level = math.min(counter.level + amount * counter.burst_ms, fact[9] * fact[8])
     fields[count + 1], fields[count + 2] = 'level', string.format('%.0f', level)
     fields[count + 3], fields[count + 4] = 'level_at', now
     counter.expires = math.max(counter.expires, now + math.ceil(level / math.max(1, fact[3])))
@@ -217,7 +224,6 @@ local function outranks(refusal, other)
   return refusal.retry > other.retry
 end
 
-local asked, facts = cmsgpack.unpack(ARGV[3]), cmsgpack.unpack(ARGV[4])
 local counters, amounts, shadowed, refusal = {}, {}, {}, nil
 for index, fact in ipairs(facts) do
   local key, amount, least = KEYS[index + 3], 1, 1

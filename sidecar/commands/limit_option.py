@@ -141,6 +141,13 @@ def _per(_: Unit, text: str) -> tuple[Dimension, ...]:
     return tuple(_one_of(Dimension, "per", name) for name in text.split("+"))
 
 
+def _burst(unit: Unit, text: str) -> int:
+    number = _number("burst", unit, text)
+    if not number:
+        raise ValueError("burst: at least 1; leave it out for none")
+    return number
+
+
 def _one_of(kind: type[E], what: str, text: str) -> E:
     try:
         return kind(text)
@@ -149,7 +156,7 @@ def _one_of(kind: type[E], what: str, text: str) -> E:
 
 
 _READERS: dict[str, Callable[[Unit, str], Any]] = {
-    "burst": lambda unit, text: _number("burst", unit, text),
+    "burst": _burst,
     "per": _per,
     "route": lambda _, text: text,
     "model": lambda _, text: text,

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from authz.routes import LIMITED_PATHS
 from quota.limit import Limit
 from sidecar.commands import limit_target
 from sidecar.commands.limit_option import parse_limits
@@ -32,6 +33,8 @@ def show(
     Inherited limits are shown too. What is counted apart for each route or model has numbers only with --route or
     --model, and what is counted for each principal only for a key or a workload.
     """
+    if route and route not in LIMITED_PATHS:
+        raise FieldError("--route", f"{route[:80]!r} is not under limits; there are: {', '.join(LIMITED_PATHS)}")
 
     async def work(pool: Pool) -> Shown:
         return await look(await limit_target.find(pool, target), route=route, model=model)

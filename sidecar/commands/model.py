@@ -53,24 +53,33 @@ class RateOptions:
     output_price: Annotated[str | None, _price("the output", "30")] = None
     reasoning_price: Annotated[str | None, _price("reasoning, which is not shown", "as of the output")] = None
     output_tokens: Annotated[
-        int,
+        int | None,
         typer.Option(
-            metavar="N", help="What to reserve for an answer whose request says no maximum, until it is known."
+            metavar="N",
+            help="What to reserve for an answer whose request says no maximum, until it is known; "
+            f"{DEFAULT_OUTPUT_TOKENS}, if never said.",
         ),
-    ] = DEFAULT_OUTPUT_TOKENS
+    ] = None
 
-    def of(self, pattern: str) -> ModelRates:
-        """As the store takes them; raises `FieldError`."""
-        rates = Rates(**self._read("weight", _read_weight), **self._read("price", _read_price))
-        return ModelRates(pattern=pattern, rates=rates, output_tokens=self.output_tokens)
+    def of(self, pattern: str, before: ModelRates | None) -> ModelRates:
+        """As the store takes them, over those of before, if there were any; raises `FieldError`."""
+        known = before.rates if before else None
+        rates = Rates(**self._read("weight", _read_weight, known), **self._read("price", _read_price, known))
+        known_length = before.output_tokens if before else DEFAULT_OUTPUT_TOKENS
+        output_tokens = known_length if self.output_tokens is None else self.output_tokens
+        return ModelRates(pattern=pattern, rates=rates, output_tokens=output_tokens)
 
-    def _read(self, kind: str, read: Callable[[str, str], int]) -> dict[str, int]:
-        """The numbers of all classes; one that was not given is that of the class it follows, or the default."""
+    def _read(self, kind: str, read: Callable[[str, str], int], known: Rates | None) -> dict[str, int]:
+        """The numbers of all classes.
+
+        One that was not given stays; where there was none it is that of the class it follows, or the default.
+        """
         numbers: dict[str, int] = {}
         for name in _CLASSES:
             text, field = getattr(self, f"{name}_{kind}"), f"{name}_{kind}"
             followed = numbers.get(f"{_FOLLOWED.get(name)}_{kind}", getattr(Rates(), field))
-            numbers[field] = followed if text is None else read(f"--{name}-{kind}", text)
+            otherwise = followed if known is None else getattr(known, field)
+            numbers[field] = otherwise if text is None else read(f"--{name}-{kind}", text)
         return numbers
 
 
@@ -79,16 +88,17 @@ class RateOptions:
 def set_rates(pattern: Pattern, wanted: RateOptions, *, as_json: AsJson = False) -> None:
     """Set what the models of a pattern weigh and cost.
 
-    What is not given is as if it was never set. Of several patterns for one model the longest counts. Requests that
+    What is not given stays as it is. Of several patterns for one model the longest counts. Requests that
     are admitted already stay with the rates of then.
     """
-    rates = wanted.of(pattern)
 
-    async def work(pool: Pool) -> None:
+    async def work(pool: Pool) -> ModelRates:
+        before = next((each for each in await model_rates.list_rates(pool) if each.pattern == pattern), None)
+        rates = wanted.of(pattern, before)
         await model_rates.put(pool, rates, trail=trail())
+        return rates
 
-    with_pool(work)
-    _show(rates, as_json=as_json)
+    _show(with_pool(work), as_json=as_json)
 
 
 @app.command("list")

@@ -36,7 +36,7 @@ class Logging:
     errors: list[Exception] = field(default_factory=list)
 
     async def reserve(self, *, lease_ms: int = LEASE_MS) -> None:
-        asked = admissions.claim(admission(), held(TOKENS, SLOTS), output_named=True)
+        asked = admissions.claim(admission(), held(TOKENS, SLOTS))
         await self.settling.flaky.kept.reserve(replace(asked, lease_ms=lease_ms))
 
     async def take(self, *entries: data.HttpAccessLogEntry) -> None:

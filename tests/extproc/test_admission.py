@@ -26,8 +26,8 @@ def _tariff(*rated: ModelRates, **known: Estimate) -> Tariff:
     return Tariff(estimates=estimates, rates=RateCard(rated))
 
 
-def _request(*, size: int = 80, max_output_tokens: int | None = None) -> InferenceRequest:
-    return InferenceRequest(model="demo", stream=True, max_output_tokens=max_output_tokens, size=size)
+def _request(*, size: int = 80, max_output_tokens: int | None = None, choices: int = 1) -> InferenceRequest:
+    return InferenceRequest(model="demo", stream=True, max_output_tokens=max_output_tokens, size=size, choices=choices)
 
 
 def _admitted(request: InferenceRequest, tariff: Tariff) -> Admission:
@@ -84,16 +84,23 @@ def test_an_admission_says_who_what_and_when() -> None:
 
 @pytest.mark.parametrize(("named", "least"), [(True, 120), (False, 20)])
 def test_a_request_that_names_its_maximum_gets_it_whole_or_not_at_all(*, named: bool, least: int) -> None:
-    claim = admissions.claim(admission(), LIMITS, output_named=named)
+    claim = admissions.claim(admission(output_named=named), LIMITS)
     assert (claim.amounts.tokens, claim.least.tokens) == (120, least)
     assert (claim.amounts.requests, claim.least.requests) == (1, 1)
     assert claim.limits is LIMITS
     assert (claim.organization_id, claim.request_id, claim.lease_ms) == ("org_a", REQUEST_ID, LEASE_MS)
-    assert admissions.decode(claim.admission) == admission()
+    assert admissions.decode(claim.admission) == admission(output_named=named)
+
+
+@pytest.mark.parametrize(("named", "reserved"), [(100, 100), (None, 3 * 512)])
+def test_an_answer_in_several_choices_is_reserved_for_all_of_them(named: int | None, reserved: int) -> None:
+    request = _request(max_output_tokens=named, choices=3)
+    found = admissions.admit(grant(), arrival(), request, _tariff(), now_ms=NOON_MS)
+    assert found.output_reserved == reserved  # what is named is of all together
 
 
 def test_a_claim_goes_by_the_rates_of_the_model() -> None:
-    claim = admissions.claim(admission(rates=RATES), LIMITS, output_named=True)
+    claim = admissions.claim(admission(rates=RATES), LIMITS)
     assert claim.amounts == Charges(requests=1, input_tokens=40, output_tokens=50, tokens=90, cost=60 + 1500)
 
 
@@ -109,7 +116,7 @@ def test_a_claim_makes_do_with_no_less_than_its_input_and_asks_for_no_more_than_
 ) -> None:
     rates = Rates(input_weight=weights[0], output_weight=weights[1], input_price=prices[0], output_price=prices[1])
     one = admission(input_estimate=input_estimate, output_reserved=output_reserved, rates=rates)
-    claim = admissions.claim(one, LIMITS, output_named=named)
+    claim = admissions.claim(msgspec.structs.replace(one, output_named=named), LIMITS)
     assert claim.amounts == charges(TokenUsage(input=input_estimate, output=output_reserved), rates)
     assert all(0 <= claim.least.of(unit) <= claim.amounts.of(unit) for unit in Unit)
     assert claim.least.input_tokens == claim.amounts.input_tokens

@@ -12,7 +12,7 @@ from authz import error_body
 from authz.refusal import Reason, Refusal
 from authz.routes import Dialect
 from extproc import inference_request
-from extproc.inference_request import InferenceRequest, validate
+from extproc.inference_request import InferenceRequest, may_say_twice, validate
 
 CHAT: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
 INFER: dict[str, Any] = {"model": "m", "input": "hello"}
@@ -377,3 +377,31 @@ def test_of_a_field_that_comes_twice_the_last_counts_as_for_most_readers() -> No
 )
 def test_a_name_that_stands_there_twice_is_seen_however_it_is_spelled(body: bytes, *, twice: bool) -> None:
     assert inference_request.says_twice(body, "model") is twice
+
+
+@pytest.mark.parametrize(
+    ("fields", "reserved"),
+    [({"max_tokens": 5, "n": 4}, 20), ({"max_completion_tokens": 7, "n": 2}, 14), ({"max_tokens": 5, "n": None}, 5)],
+)
+def test_a_maximum_is_for_each_choice(fields: dict[str, int | None], reserved: int) -> None:
+    found = _valid(json.dumps({"model": "m", "messages": [{"role": "user", "content": "x"}], **fields}).encode())
+    assert found.max_output_tokens == reserved
+
+
+def test_no_model_has_a_control_character_in_its_name() -> None:
+    found = validate(b'{"model":"a\\u0000b","messages":[{"role":"user","content":"x"}]}', Dialect.OPENAI_CHAT)
+    assert isinstance(found, Refusal)
+    assert found.param == "model"
+
+
+@pytest.mark.parametrize(
+    ("body", "suspect"),
+    [
+        (b'{"model":"a"}', False),
+        (b'{"model":"a","Model":"b"}', True),
+        (b'{"model":"a","mod\\u0065l":"b"}', True),
+        (b'{"model":"a","x":"say \\"model\\" and \\u00e4"}', False),
+    ],
+)
+def test_a_name_that_may_stand_twice_is_worth_a_closer_look(body: bytes, *, suspect: bool) -> None:
+    assert may_say_twice(body, "model") is suspect

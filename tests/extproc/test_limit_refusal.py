@@ -65,7 +65,7 @@ def test_what_can_never_fit_is_a_mistake_of_the_request(limit: Limit) -> None:
 
 def test_what_can_never_fit_into_a_burst_is_told_the_burst() -> None:
     found = refusal(_exceeded(_limit(burst=2), retry_after_ms=None), time_zone="UTC")
-    assert found.message == "This request alone is larger than the limit 'a_limit' of 2."
+    assert found.message == "This request alone is larger than the burst of 2 of the limit 'a_limit'."
     assert found.details["burst"] == 2
 
 

@@ -318,6 +318,19 @@ async def test_when_the_stream_ends_the_settler_waits_for_the_log_and_then_settl
     assert len(await settling.flaky.kept.read(count=10, wait_ms=0)) == 1
 
 
+@pytest.mark.parametrize("again", ["model", "Model", "mod\\u0065l"])
+async def test_a_model_named_twice_is_refused_for_limits_and_prices_go_by_it(
+    processing: Processing, again: str
+) -> None:
+    body = f'{{"model":"cheap","messages":[{{"role":"user","content":"x"}}],"{again}":"dear"}}'
+    async with processing.stream() as stream:
+        stream.put(_asked(body.encode()))
+        answer = envoy.read(await stream.answer()).immediate_response
+    assert answer is not None
+    error = json.loads(answer.body)["error"]
+    assert (error["code"], error["param"]) == ("invalid_body", "model")
+
+
 async def test_a_refused_request_is_never_settled(processing: Processing) -> None:
     async with processing.stream() as stream:
         stream.put(_asked(b"{"))

@@ -30,7 +30,7 @@ def settling() -> Settling:
 
 async def _reserved(settling: Settling, name: str = "a", *, lease_ms: int = 20_000) -> Admission:
     one = admission(request_id=name)
-    asked = replace(admissions.claim(one, held(TOKENS, SLOTS), output_named=True), lease_ms=lease_ms)
+    asked = replace(admissions.claim(one, held(TOKENS, SLOTS)), lease_ms=lease_ms)
     assert isinstance(await settling.flaky.kept.reserve(asked), Reservation)
     return one
 

@@ -40,6 +40,7 @@ def past(number: int, at_ms: int = 0, **changes: object) -> PastRequest:
         ended_ms=admitted_ms + lasts_ms,
         target=target,
         asked=asked,
+        least=asked if changes.get("least") is None else changes["least"],  # type: ignore[arg-type]
         settled=settled,
     )
 

@@ -27,7 +27,7 @@ from sidecar.comparison import Comparisons
 from sidecar.late_charges import LateCharges
 from sidecar.ledger_writer import LedgerWriter
 from sidecar.logs import Logger
-from sidecar.reconciler import Event, Reconciler, Report
+from sidecar.reconciler import Event, Reconciler, Repaired, Report
 from store import counters
 from store.carried_limits import carried_limits
 from store.database import Pool
@@ -106,6 +106,10 @@ class Gateway:
         hands = {} if writer is None else {"in_hand": writer.in_hand}
         comparisons = Comparisons(self.repair, self.pool, ledger_seconds=20, **hands)
         return Reconciler(self.repair, comparisons, self.pool, observe=self.seen.append, now=self.clock.now)
+
+    def repaired(self) -> list[Repaired]:
+        """Every repair that was told of."""
+        return [event for event in self.seen if isinstance(event, Repaired)]
 
     async def check(self, *, repair: bool = False) -> Report:
         return await self.reconciler().check(repair=repair)

@@ -57,14 +57,16 @@ def test_rates_are_set_shown_and_removed(shell: Shell) -> None:
     assert shell.actions() == ["model.set", "model.remove"]
 
 
-def test_what_is_not_given_follows_or_is_the_default(shell: Shell) -> None:
+def test_what_is_not_given_follows_or_is_the_default_and_later_stays(shell: Shell) -> None:
     shell.says("model set m --input-price 1 --output-weight 4 --cached-price 0")
     assert card(shell).of("m").rates == Rates(
         input_price=1_000_000, cached_price=0, output_weight=4000, reasoning_weight=4000
     )
-    text = shell.says("model set m")
-    assert (row(text, "cached"), row(text, "answer")) == ("$10.00 x 1", "512")
-    assert card(shell).of("m").rates == Rates()
+    text = shell.says("model set m --output-tokens 64")
+    assert (row(text, "cached"), row(text, "answer")) == ("$0.00 x 1", "64")
+    assert card(shell).of("m").rates == Rates(
+        input_price=1_000_000, cached_price=0, output_weight=4000, reasoning_weight=4000
+    )
 
 
 def test_a_star_alone_is_for_all_others(shell: Shell) -> None:

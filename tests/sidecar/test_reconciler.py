@@ -117,6 +117,33 @@ async def test_a_request_on_another_plan_than_its_tenants_counts_by_that_plan(ru
     assert (await running_gateway.hold())["tenant:ten_a/tokens_per_7200s"] == (70, 0)
 
 
+async def test_a_changed_time_zone_begins_with_what_the_ledger_says_of_its_day(running_gateway: Gateway) -> None:
+    await running_gateway.rebuild()
+    await running_gateway.settle(await running_gateway.reserve(), Charges(requests=1, input_tokens=40))
+    await running_gateway.write_all()
+    before = await running_gateway.hold()
+    for zone in ("America/New_York", "Pacific/Kiritimati", "UTC"):
+        await running_gateway.pool.execute("UPDATE tenants SET time_zone = $1", zone)
+        await running_gateway.check(repair=True)
+        held = await running_gateway.fields(key_of(SHARD, "counter", "tenant:ten_a,model:gpt-5/input_tokens_per_day"))
+        assert held["sum"] == 40
+        assert (await running_gateway.check()).drifts == ()
+    assert await running_gateway.hold() == before
+
+
+async def test_a_change_of_a_tenant_is_compared_soon(running_gateway: Gateway) -> None:
+    await running_gateway.rebuild()
+    await running_gateway.redis.hset(COUNTER, mapping={"sum": 5})
+    await running_gateway.redis.pexpire(COUNTER, 60_000)
+    reconciler = running_gateway.reconciler()
+    reconciler.announce("api_keys:k:7")
+    await reconciler.step()
+    assert not running_gateway.repaired()
+    reconciler.announce("tenants:ten_a:8")
+    await reconciler.step()
+    assert running_gateway.repaired()
+
+
 async def test_after_a_flush_a_burst_is_not_new(running_gateway: Gateway) -> None:
     await running_gateway.rebuild()
     one = await running_gateway.reserve()

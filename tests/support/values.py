@@ -143,6 +143,7 @@ def admission(**changes: Any) -> Admission:
         input_estimate=20,
         output_reserved=100,
         plan="free",
+        output_named=True,
     )
     return msgspec.structs.replace(whole, **changes)
 

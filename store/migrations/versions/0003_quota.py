@@ -25,6 +25,7 @@ _COLUMNS = (
     ADD degraded              text   NOT NULL DEFAULT '' CHECK (degraded IN ('', 'open', 'local')),
     ADD input_bytes           bigint CHECK (input_bytes >= 0),
     ADD plan                  text,
+    ADD output_named          boolean,
     ADD reserved_at           timestamptz,
     ADD settlement            bigint""",
     "CREATE INDEX inference_requests_admitted ON inference_requests (tenant_id, admitted_at)",
