@@ -1,6 +1,7 @@
 """How is a Lua script run? By its digest; its text goes to Redis only when Redis does not know it."""
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -10,6 +11,8 @@ from redis.exceptions import NoScriptError, ResponseError
 
 from quota.pipe import Argument, Pipe
 from quota.reservation import QuotaOutage
+
+_INCLUDE = re.compile(r"^-- include (?P<part>\w+\.lua)\n", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +24,9 @@ class Script:
 
 
 def load(name: str, package: str = "quota") -> Script:
-    """Read `<package>/lua/<name>.lua`."""
-    source = (files(package) / "lua" / f"{name}.lua").read_text()
+    """Read `<package>/lua/<name>.lua`; a line `-- include part.lua` stands for the text of that file beside it."""
+    folder = files(package) / "lua"
+    source = _INCLUDE.sub(lambda found: (folder / found["part"]).read_text(), (folder / f"{name}.lua").read_text())
     return Script(source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
 
 

@@ -10,10 +10,7 @@
 
 local RECORD_TTL_MS = 172800000
 
--- A record of the version before this has its holds in JSON.
-local function holds_of(text)
-  return string.byte(text) == string.byte('[') and cjson.decode(text) or cmsgpack.unpack(text)
-end
+-- include holds_of.lua
 
 local known = redis.call('HMGET', KEYS[1], 'state', 'holds', 'events')
 if known[1] ~= 'open' then

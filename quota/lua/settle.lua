@@ -35,10 +35,7 @@ end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
--- A record of the version before this has its holds in JSON.
-local function holds_of(text)
-  return string.byte(text) == string.byte('[') and cjson.decode(text) or cmsgpack.unpack(text)
-end
+-- include holds_of.lua
 
 -- What a burst's bucket holds when `less` of what was taken at the reservation had not been. Of that, as much as can
 -- have drained since has left the bucket already: no more than the rest is given back.
