@@ -34,7 +34,7 @@ def refusal(exceeded: Exceeded, *, time_zone: str, headers: tuple[tuple[str, str
         )
     return Refusal(
         reason=Reason.RATE_LIMIT_EXCEEDED,
-        message=f"The limit '{limit.name}' of {limit.ceiling} is exceeded.",
+        message=_no_room(exceeded),
         details=details,
         retry_after_ms=exceeded.retry_after_ms,
         headers=headers,
@@ -48,6 +48,13 @@ def is_for_want_of_a_slot(exceeded: Exceeded) -> bool:
 
 def _is_budget(limit: Limit) -> bool:
     return limit.window in _BUDGETS or limit.unit is Unit.COST
+
+
+def _no_room(exceeded: Exceeded) -> str:
+    limit = exceeded.limit.limit
+    if limit.burst and exceeded.used + exceeded.demanded <= limit.ceiling:
+        return f"The burst of {limit.burst} of the limit '{limit.name}' is used up; room comes back evenly."
+    return f"The limit '{limit.name}' of {limit.ceiling} is exceeded."
 
 
 def _never(limit: Limit) -> str:

@@ -63,6 +63,18 @@ def test_what_can_never_fit_is_a_mistake_of_the_request(limit: Limit) -> None:
     assert found.details["demanded"] == 3
 
 
+@pytest.mark.parametrize(
+    ("used", "message"),
+    [
+        (6, "The burst of 2 of the limit 'a_limit' is used up; room comes back evenly."),
+        (7, "The limit 'a_limit' of 9 is exceeded."),
+    ],
+)
+def test_whether_a_burst_or_the_ceiling_refuses_is_told(used: int, message: str) -> None:
+    found = refusal(_exceeded(_limit(burst=2), used=used), time_zone="UTC")
+    assert found.message == message
+
+
 def test_what_can_never_fit_into_a_burst_is_told_the_burst() -> None:
     found = refusal(_exceeded(_limit(burst=2), retry_after_ms=None), time_zone="UTC")
     assert found.message == "This request alone is larger than the burst of 2 of the limit 'a_limit'."
