@@ -1,6 +1,5 @@
 """How do limits stand at this moment, for a command to show? Read from the Redis that the workers count in."""
 
-import os
 from collections.abc import Sequence
 from contextlib import aclosing
 
@@ -8,12 +7,9 @@ from quota.applied import Target
 from quota.overview import CarriedLimit, counted, matched
 from quota.redis import RedisReservations
 from quota.reservation import QuotaOutage, Standing
-from sidecar.commands.admin_settings import redis_url
-from sidecar.redis_client import cluster_pipe, server_pipe
+from sidecar.commands import command_redis
 
 _WAIT_SECONDS = 2.0
-_CLUSTER = "GATEWAY_REDIS_CLUSTER"
-_YES = frozenset({"1", "true", "yes", "on"})
 
 Numbered = Sequence[tuple[CarriedLimit, Standing | None]]
 
@@ -24,12 +20,11 @@ async def numbered(found: Sequence[CarriedLimit], target: Target) -> tuple[Numbe
     without = [(each, None) for each in found]
     if not limits.limits:
         return without, ""
-    url = redis_url()
-    if url is None:
-        return without, "REDIS_URL is not set"
-    connect = cluster_pipe if os.environ.get(_CLUSTER, "").lower() in _YES else server_pipe
     try:
-        async with aclosing(connect(url, deadline=_WAIT_SECONDS)) as pipe:
+        connected = command_redis.pipe(deadline=_WAIT_SECONDS)
+        if connected is None:
+            return without, command_redis.UNKNOWN
+        async with aclosing(connected) as pipe:
             standings = await RedisReservations(pipe).standings(target.organization_id, limits)
     except (QuotaOutage, ValueError) as error:
         return without, str(error)

@@ -1,6 +1,5 @@
 """Do the counters hold what the ledger says? `inference-gateway reconcile`: compared, and on demand made right."""
 
-import os
 import time
 from contextlib import aclosing
 from typing import Annotated
@@ -12,19 +11,16 @@ from quota.drift import Drift
 from quota.pipe import RedisPipe
 from quota.redis_repair import RedisRepair
 from quota.reservation import QuotaOutage
-from sidecar.commands.admin_settings import redis_url
+from sidecar.commands import command_redis
 from sidecar.commands.session import FAILED, fail, with_pool
 from sidecar.commands.tenant import AsJson
 from sidecar.comparison import Comparisons, LedgerBehind
 from sidecar.reconciler import Reconciler, Report
-from sidecar.redis_client import cluster_pipe, server_pipe
 from sidecar.tables import print_json, print_table
 from store.database import Pool
 from store.tenants import find_tenant
 
 _REDIS_SECONDS = 5.0
-_CLUSTER = "GATEWAY_REDIS_CLUSTER"
-_YES = frozenset({"1", "true", "yes", "on"})
 
 
 def reconcile(
@@ -64,11 +60,10 @@ def reconcile(
 
 
 def _pipe() -> RedisPipe | ClusterPipe:
-    url = redis_url()
-    if url is None:
-        fail("REDIS_URL is not set")
-    connect = cluster_pipe if os.environ.get(_CLUSTER, "").lower() in _YES else server_pipe
-    return connect(url, deadline=_REDIS_SECONDS)
+    connected = command_redis.pipe(deadline=_REDIS_SECONDS)
+    if connected is None:
+        fail(command_redis.UNKNOWN)
+    return connected
 
 
 def _show(report: Report, *, as_json: bool) -> None:

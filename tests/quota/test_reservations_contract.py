@@ -6,11 +6,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from quota.applied import AppliedLimit, AppliedLimits
+from quota.applied import AppliedLimit
 from quota.charges import NOTHING, Charges
 from quota.limit import Limit, Mode, Unit, Window
-from quota.reservation import Exceeded, Reservation, Settlement, Standing
-from tests.quota.worlds import World, all_events, used
+from quota.reservation import Reservation, Settlement, Standing
+from tests.quota.worlds import World, all_events, refused, reserved, used, uses
 from tests.support.values import amounts, claim, held, settlement, sliding, slots, tokens_a_day
 
 TOKENS = tokens_a_day(1000)
@@ -21,36 +21,16 @@ NONE = held()
 PATIENCE_MS = 5000
 
 
-async def _reserved(
-    world: World, request_id: str, limits: AppliedLimits, asked: Charges | None = None, **changes: Any
-) -> Reservation:
-    answer = await world.reservations.reserve(claim(request_id, limits, asked, **changes))
-    assert isinstance(answer, Reservation), answer
-    return answer
-
-
-async def _refused(
-    world: World, request_id: str, limits: AppliedLimits, asked: Charges | None = None, **changes: Any
-) -> Exceeded:
-    answer = await world.reservations.reserve(claim(request_id, limits, asked, **changes))
-    assert isinstance(answer, Exceeded), answer
-    return answer
-
-
-async def _uses(world: World, *limits: Limit) -> list[int]:
-    return [await used(world.reservations, limit) for limit in limits]
-
-
 async def test_room_is_taken_under_every_limit(world: World) -> None:
     before = await world.now_ms()
-    answer = await _reserved(world, "a", ALL, amounts(120))
+    answer = await reserved(world, "a", ALL, amounts(120))
     assert answer.taken == (1, 120, 1)
     assert before <= answer.at_ms <= await world.now_ms()
-    assert await _uses(world, REQUESTS, TOKENS, SLOTS) == [1, 120, 1]
+    assert await uses(world, REQUESTS, TOKENS, SLOTS) == [1, 120, 1]
 
 
 async def test_no_limit_at_all_is_granted(world: World) -> None:
-    answer = await _reserved(world, "a", NONE)
+    answer = await reserved(world, "a", NONE)
     assert (answer.taken, answer.standings) == ((), ())
     assert await world.reservations.settle(settlement("a"))
 
@@ -62,30 +42,30 @@ async def test_no_limit_at_all_is_granted(world: World) -> None:
 async def test_all_or_none_wherever_the_full_limit_stands(world: World, full: Limit, place: int) -> None:
     limits = [REQUESTS, TOKENS, SLOTS]
     limits.insert(place, full)
-    answer = await _refused(world, "a", held(*limits))
+    answer = await refused(world, "a", held(*limits))
     assert answer.limit == AppliedLimit(full, "tenant:ten_a")
     assert [standing.used for standing in answer.standings] == [0, 0, 0, 0]
-    assert await _uses(world, REQUESTS, TOKENS, SLOTS) == [0, 0, 0]
+    assert await uses(world, REQUESTS, TOKENS, SLOTS) == [0, 0, 0]
     assert await world.reservations.progress([("org_a", "a")]) == [None]
 
 
 async def test_asked_again_for_the_same_request_answers_the_same_and_takes_nothing(world: World) -> None:
     limits = held(REQUESTS, TOKENS, SLOTS, msgspec.structs.replace(slots(0, name="shadow"), mode=Mode.SHADOW))
-    first = await _reserved(world, "a", limits, amounts(700))
+    first = await reserved(world, "a", limits, amounts(700))
     assert first.shadowed == (3,)
     await world.pass_time(5)
-    await _reserved(world, "other", limits)
-    assert await _reserved(world, "a", limits, amounts(700)) == first
+    await reserved(world, "other", limits)
+    assert await reserved(world, "a", limits, amounts(700)) == first
     # Not even when the second call would find no room, or asks for something else.
-    assert await _reserved(world, "a", held(TOKENS), amounts(5000)) == first
-    assert await _uses(world, REQUESTS, TOKENS, SLOTS) == [2, 701, 2]
+    assert await reserved(world, "a", held(TOKENS), amounts(5000)) == first
+    assert await uses(world, REQUESTS, TOKENS, SLOTS) == [2, 701, 2]
 
 
 @pytest.mark.parametrize("limit", [sliding(3), slots(3), tokens_a_day(3)], ids=lambda limit: limit.unit)
 async def test_exactly_the_ceiling_is_admitted(world: World, limit: Limit) -> None:
     for request_id in ("a", "b", "c"):
-        await _reserved(world, request_id, held(limit))
-    assert (await _refused(world, "d", held(limit))).used == 3
+        await reserved(world, request_id, held(limit))
+    assert (await refused(world, "d", held(limit))).used == 3
 
 
 @pytest.mark.parametrize(("amount", "fits"), [(999, True), (1000, True), (1001, False)])
@@ -111,7 +91,7 @@ async def test_an_amount_is_capped_to_the_room_between_least_and_amount(
     world: World, before: int, amount: int, least: int, taken: int | None
 ) -> None:
     if before:
-        await _reserved(world, "before", held(TOKENS), amounts(before))
+        await reserved(world, "before", held(TOKENS), amounts(before))
     answer = await world.reservations.reserve(claim("a", held(TOKENS), amounts(amount), least=amounts(least)))
     assert (answer.taken[0] if isinstance(answer, Reservation) else None) == taken
     assert await used(world.reservations, TOKENS) == before + (taken or 0)
@@ -119,44 +99,44 @@ async def test_an_amount_is_capped_to_the_room_between_least_and_amount(
 
 async def test_subjects_and_organizations_have_rooms_of_their_own(world: World) -> None:
     limit = slots(1)
-    await _reserved(world, "a", held(limit))
-    await _reserved(world, "b", held(limit, subject="tenant:ten_b"))
-    await _refused(world, "c", held(limit))
+    await reserved(world, "a", held(limit))
+    await reserved(world, "b", held(limit, subject="tenant:ten_b"))
+    await refused(world, "c", held(limit))
 
 
 async def test_a_sliding_window_frees_room_but_never_early(world: World) -> None:
     limit = sliding(2, seconds=2)
-    await _reserved(world, "a", held(limit))
+    await reserved(world, "a", held(limit))
     await world.pass_time(800)
-    second = await _reserved(world, "b", held(limit))
-    answer = await _refused(world, "c", held(limit))
+    second = await reserved(world, "b", held(limit))
+    answer = await refused(world, "c", held(limit))
     assert answer.used == 2
     assert answer.retry_after_ms is not None
     assert 0 < answer.retry_after_ms <= limit.live_slices * limit.slice_ms - 800
     await world.pass_time(answer.retry_after_ms)
-    third = await _reserved(world, "c", held(limit))
+    third = await reserved(world, "c", held(limit))
     assert third.at_ms - second.at_ms < 2000
-    assert (await _refused(world, "d", held(limit))).used == 2
+    assert (await refused(world, "d", held(limit))).used == 2
 
 
 async def test_retry_after_waits_for_enough_room_not_just_for_some(world: World) -> None:
     limit = sliding(100, seconds=1, unit=Unit.TOKENS)
-    await _reserved(world, "small", held(limit), amounts(10))
+    await reserved(world, "small", held(limit), amounts(10))
     await world.pass_time(500)
-    await _reserved(world, "large", held(limit), amounts(90))
-    for_a_little = (await _refused(world, "a", held(limit), amounts(5))).retry_after_ms
-    for_much = (await _refused(world, "a", held(limit), amounts(50))).retry_after_ms
+    await reserved(world, "large", held(limit), amounts(90))
+    for_a_little = (await refused(world, "a", held(limit), amounts(5))).retry_after_ms
+    for_much = (await refused(world, "a", held(limit), amounts(50))).retry_after_ms
     assert for_a_little is not None
     assert for_much is not None
     assert for_a_little < 600 < for_much
     await world.pass_time(for_a_little)
-    await _reserved(world, "a", held(limit), amounts(5))
+    await reserved(world, "a", held(limit), amounts(5))
 
 
 async def test_a_day_is_full_until_midnight(world: World) -> None:
     day_ms = 86_400_000
-    await _reserved(world, "a", held(TOKENS), amounts(1000))
-    retry = (await _refused(world, "b", held(TOKENS))).retry_after_ms
+    await reserved(world, "a", held(TOKENS), amounts(1000))
+    retry = (await refused(world, "b", held(TOKENS))).retry_after_ms
     assert retry is not None
     left = day_ms - await world.now_ms() % day_ms
     assert left <= retry <= left + PATIENCE_MS
@@ -164,10 +144,10 @@ async def test_a_day_is_full_until_midnight(world: World) -> None:
 
 @pytest.mark.parametrize("tokens", [0, 120, 399, 400, 401, 5000])
 async def test_settling_puts_the_fact_in_place_of_what_was_reserved(world: World, tokens: int) -> None:
-    await _reserved(world, "a", ALL, amounts(400))
+    await reserved(world, "a", ALL, amounts(400))
     assert await world.reservations.settle(settlement("a", amounts(tokens)))
     # The request has been made, its slot is free, its tokens are what it used: more than the ceiling, too.
-    assert await _uses(world, REQUESTS, TOKENS, SLOTS) == [1, tokens, 0]
+    assert await uses(world, REQUESTS, TOKENS, SLOTS) == [1, tokens, 0]
 
 
 async def test_each_unit_is_settled_by_its_own_number(world: World) -> None:
@@ -177,12 +157,12 @@ async def test_each_unit_is_settled_by_its_own_number(world: World) -> None:
         if unit is not Unit.CONCURRENT_REQUESTS
         for window in (Window.SLIDING, Window.CALENDAR_MONTH)
     ]
-    reserved = Charges(requests=1, input_tokens=20, output_tokens=300, tokens=320, cost=44)
+    asked = Charges(requests=1, input_tokens=20, output_tokens=300, tokens=320, cost=44)
     fact = Charges(requests=0, input_tokens=21, output_tokens=301, tokens=322, cost=45)
     for index in range(2):
         counted = held(*limits[index::2], subject=f"tenant:{index}")
-        answer = await _reserved(world, f"{index}", counted, reserved)
-        assert answer.taken == msgspec.structs.astuple(reserved)
+        answer = await reserved(world, f"{index}", counted, asked)
+        assert answer.taken == msgspec.structs.astuple(asked)
         assert await world.reservations.settle(settlement(f"{index}", fact))
         standings = await world.reservations.standings("org_a", counted)
         assert tuple(standing.used for standing in standings) == msgspec.structs.astuple(fact)
@@ -190,20 +170,20 @@ async def test_each_unit_is_settled_by_its_own_number(world: World) -> None:
 
 
 async def test_nothing_is_left_of_a_request_that_counts_nothing(world: World) -> None:
-    await _reserved(world, "a", ALL, amounts(400))
+    await reserved(world, "a", ALL, amounts(400))
     assert await world.reservations.settle(settlement("a", NOTHING))
     assert await world.reservations.standings("org_a", ALL) == (Standing(used=0, reserved=0, reset_ms=0),) * 3
 
 
 async def test_a_request_is_settled_once_and_leaves_one_event(world: World) -> None:
-    reserved = await _reserved(world, "a", held(TOKENS), amounts(400))
+    first = await reserved(world, "a", held(TOKENS), amounts(400))
     answers = await asyncio.gather(
         *(world.reservations.settle(settlement("a", amounts(tokens))) for tokens in (7, 8, 9))
     )
     assert sorted(answers) == [False, False, True]
     assert not await world.reservations.settle(settlement("a", amounts(10), admission=b"copy"))
     [event] = await all_events(world.events)
-    assert (event.admission, event.ending, event.reserved_ms) == (b"admission of a", b"ending of a", reserved.at_ms)
+    assert (event.admission, event.ending, event.reserved_ms) == (b"admission of a", b"ending of a", first.at_ms)
     assert await used(world.reservations, TOKENS) == 7 + answers.index(True)
     assert await world.reservations.progress([("org_a", "a")]) == [None]
 
@@ -228,7 +208,7 @@ async def test_a_request_the_store_has_lost_is_settled_once_from_the_settlers_co
 async def test_the_settlers_copy_of_the_admission_wins_for_it_may_know_more(
     world: World, copy: bytes | None, told: bytes
 ) -> None:
-    await _reserved(world, "a", NONE)
+    await reserved(world, "a", NONE)
     assert await world.reservations.settle(settlement("a", admission=copy))
     assert [event.admission for event in await all_events(world.events)] == [told]
 
@@ -238,23 +218,23 @@ async def test_a_reservation_that_comes_after_its_release_takes_nothing(world: W
     late = await world.reservations.reserve(claim("a", ALL))
     assert isinstance(late, Reservation)
     assert (late.taken, late.standings) == ((), ())
-    assert await _uses(world, REQUESTS, TOKENS, SLOTS) == [0, 0, 0]
+    assert await uses(world, REQUESTS, TOKENS, SLOTS) == [0, 0, 0]
     assert await world.reservations.overdue(limit=10) == []
 
 
 async def test_releasing_undoes_everything_without_an_event(world: World) -> None:
-    await _reserved(world, "a", ALL, amounts(400))
+    await reserved(world, "a", ALL, amounts(400))
     assert await world.reservations.release("org_a", "a")
     assert not await world.reservations.release("org_a", "a")
     assert not await world.reservations.settle(settlement("a", amounts(10)))
-    assert await _uses(world, REQUESTS, TOKENS, SLOTS) == [0, 0, 0]
+    assert await uses(world, REQUESTS, TOKENS, SLOTS) == [0, 0, 0]
     assert await all_events(world.events) == []
     # As if it had never been: it may come again.
-    await _reserved(world, "a", held(REQUESTS))
+    await reserved(world, "a", held(REQUESTS))
 
 
 async def test_a_settled_request_cannot_be_released(world: World) -> None:
-    await _reserved(world, "a", held(REQUESTS))
+    await reserved(world, "a", held(REQUESTS))
     assert await world.reservations.settle(settlement("a"))
     assert not await world.reservations.release("org_a", "a")
     assert await used(world.reservations, REQUESTS) == 1
@@ -263,9 +243,9 @@ async def test_a_settled_request_cannot_be_released(world: World) -> None:
 
 async def test_a_settlement_after_the_window_has_moved_on_changes_nothing_in_it(world: World) -> None:
     limit = sliding(100, seconds=1, unit=Unit.TOKENS)
-    await _reserved(world, "old", held(limit), amounts(60))
+    await reserved(world, "old", held(limit), amounts(60))
     await world.pass_time(1100)
-    await _reserved(world, "new", held(limit), amounts(50))
+    await reserved(world, "new", held(limit), amounts(50))
     assert await world.reservations.settle(settlement("old", amounts(5)))
     assert await used(world.reservations, limit) == 50
 
@@ -291,10 +271,10 @@ async def test_a_request_that_has_ended_is_not_opened_again(world: World) -> Non
     # A call that was delayed somewhere may come after the end.
     for ended in ("reserved", "lost"):
         if ended == "reserved":
-            await _reserved(world, ended, held(TOKENS, SLOTS), amounts(400))
+            await reserved(world, ended, held(TOKENS, SLOTS), amounts(400))
         assert await world.reservations.settle(settlement(ended, amounts(40), admission=b"copy"))
         await world.reservations.reserve(claim(ended, held(TOKENS, SLOTS), amounts(400)))
-        assert await _uses(world, TOKENS, SLOTS) == [40, 0]
+        assert await uses(world, TOKENS, SLOTS) == [40, 0]
         assert not await world.reservations.release("org_a", ended)
         assert not await world.reservations.settle(settlement(ended, amounts(40), admission=b"copy"))
     assert len(await all_events(world.events)) == 2
@@ -302,7 +282,7 @@ async def test_a_request_that_has_ended_is_not_opened_again(world: World) -> Non
 
 @pytest.mark.parametrize("change", [{"charged": amounts(7)}, {"charged": NOTHING}, {"ending": b"other"}])
 async def test_the_second_settlement_does_nothing_whatever_it_says(world: World, change: dict[str, Any]) -> None:
-    await _reserved(world, "a", held(TOKENS), amounts(400))
+    await reserved(world, "a", held(TOKENS), amounts(400))
     assert await world.reservations.settle(settlement("a", amounts(40)))
     second: Settlement = settlement("a", **change)
     assert not await world.reservations.settle(second)

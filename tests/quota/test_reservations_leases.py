@@ -1,77 +1,51 @@
 """Leases, in memory and over a real Redis: how long a slot is held, and who is not reported any more."""
 
-from typing import Any
-
-from quota.applied import AppliedLimits
-from quota.charges import Charges
-from quota.limit import Limit
-from quota.reservation import Exceeded, Reservation
-from tests.quota.worlds import World, all_events, used
-from tests.support.values import amounts, claim, held, settlement, slots, tokens_a_day
+from tests.quota.worlds import World, all_events, refused, reserved, used, uses
+from tests.support.values import amounts, held, settlement, slots, tokens_a_day
 
 TOKENS = tokens_a_day(1000)
 SLOTS = slots(2)
 NONE = held()
 
 
-async def _reserved(
-    world: World, request_id: str, limits: AppliedLimits, asked: Charges | None = None, **changes: Any
-) -> Reservation:
-    answer = await world.reservations.reserve(claim(request_id, limits, asked, **changes))
-    assert isinstance(answer, Reservation), answer
-    return answer
-
-
-async def _refused(
-    world: World, request_id: str, limits: AppliedLimits, asked: Charges | None = None, **changes: Any
-) -> Exceeded:
-    answer = await world.reservations.reserve(claim(request_id, limits, asked, **changes))
-    assert isinstance(answer, Exceeded), answer
-    return answer
-
-
-async def _uses(world: World, *limits: Limit) -> list[int]:
-    return [await used(world.reservations, limit) for limit in limits]
-
-
 async def test_a_slot_is_worth_asking_for_again_soon(world: World) -> None:
     limit = slots(1)
-    await _reserved(world, "a", held(limit))
-    assert (await _refused(world, "b", held(limit))).retry_after_ms == 1000
+    await reserved(world, "a", held(limit))
+    assert (await refused(world, "b", held(limit))).retry_after_ms == 1000
 
 
 async def test_a_slot_ends_with_its_lease_and_the_request_stays_open(world: World) -> None:
     limit = slots(1)
-    await _reserved(world, "a", held(limit), lease_ms=30)
+    await reserved(world, "a", held(limit), lease_ms=30)
     await world.pass_time(31)
-    await _reserved(world, "b", held(limit))
+    await reserved(world, "b", held(limit))
     assert await world.reservations.progress([("org_a", "a"), ("org_a", "b")]) == [0, 0]
 
 
 async def test_only_if_overdue_leaves_a_running_lease_alone(world: World) -> None:
-    await _reserved(world, "a", held(SLOTS, TOKENS), amounts(400), lease_ms=300)
+    await reserved(world, "a", held(SLOTS, TOKENS), amounts(400), lease_ms=300)
     sweep = settlement("a", amounts(1), only_if_overdue=True)
     assert not await world.reservations.settle(sweep)
-    assert await _uses(world, SLOTS, TOKENS) == [1, 400]
+    assert await uses(world, SLOTS, TOKENS) == [1, 400]
     await world.pass_time(301)
     assert await world.reservations.settle(sweep)
     assert not await world.reservations.settle(sweep)
-    assert await _uses(world, SLOTS, TOKENS) == [0, 1]
+    assert await uses(world, SLOTS, TOKENS) == [0, 1]
     assert len(await all_events(world.events)) == 1
 
 
 async def test_renewing_keeps_the_slot_and_the_lease(world: World) -> None:
     limit = slots(1)
-    await _reserved(world, "a", held(limit), lease_ms=200)
+    await reserved(world, "a", held(limit), lease_ms=200)
     assert await world.reservations.renew("org_a", "a", lease_ms=60_000, events=3)
     await world.pass_time(250)
-    assert (await _refused(world, "b", held(limit))).used == 1
+    assert (await refused(world, "b", held(limit))).used == 1
     assert await world.reservations.overdue(limit=10) == []
     assert not await world.reservations.settle(settlement("a", only_if_overdue=True))
 
 
 async def test_a_settled_request_cannot_be_renewed(world: World) -> None:
-    await _reserved(world, "a", held(SLOTS))
+    await reserved(world, "a", held(SLOTS))
     await world.reservations.settle(settlement("a"))
     assert not await world.reservations.renew("org_a", "a", lease_ms=60_000, events=3)
     assert await used(world.reservations, SLOTS) == 0
@@ -79,12 +53,12 @@ async def test_a_settled_request_cannot_be_renewed(world: World) -> None:
 
 
 async def test_overdue_names_who_is_not_reported_any_more_with_the_furthest_progress(world: World) -> None:
-    await _reserved(world, "fresh", NONE)
-    await _reserved(world, "silent", NONE, lease_ms=20)
-    await _reserved(world, "stopped", NONE, lease_ms=20)
+    await reserved(world, "fresh", NONE)
+    await reserved(world, "silent", NONE, lease_ms=20)
+    await reserved(world, "stopped", NONE, lease_ms=20)
     for events in (4, 9, 6):  # entries of the access log may overtake each other
         assert await world.reservations.renew("org_a", "stopped", lease_ms=20, events=events)
-    await _reserved(world, "ended", NONE, lease_ms=20)
+    await reserved(world, "ended", NONE, lease_ms=20)
     await world.reservations.settle(settlement("ended"))
     await world.pass_time(21)
     found = {late.request_id: (late.admission, late.events) for late in await world.reservations.overdue(limit=10)}
@@ -94,8 +68,8 @@ async def test_overdue_names_who_is_not_reported_any_more_with_the_furthest_prog
 
 
 async def test_progress_answers_in_the_order_of_the_question(world: World) -> None:
-    await _reserved(world, "a", NONE)
-    await _reserved(world, "b", NONE)
+    await reserved(world, "a", NONE)
+    await reserved(world, "b", NONE)
     await world.reservations.settle(settlement("b"))
     asked = [("org_a", request_id) for request_id in ("b", "a", "unknown", "a")]
     assert await world.reservations.progress(asked) == [None, 0, None, 0]
@@ -104,9 +78,9 @@ async def test_progress_answers_in_the_order_of_the_question(world: World) -> No
 
 async def test_who_is_reported_again_after_its_lease_holds_its_slot_again_even_above_the_ceiling(world: World) -> None:
     limit = slots(1)
-    await _reserved(world, "silent", held(limit), lease_ms=0)
-    await _reserved(world, "next", held(limit))
+    await reserved(world, "silent", held(limit), lease_ms=0)
+    await reserved(world, "next", held(limit))
     assert await world.reservations.renew("org_a", "silent", lease_ms=60_000, events=1)
-    assert (await _refused(world, "third", held(limit))).used == 2
+    assert (await refused(world, "third", held(limit))).used == 2
     await world.reservations.settle(settlement("next"))
-    assert (await _refused(world, "third", held(limit))).used == 1, "as long as it runs"
+    assert (await refused(world, "third", held(limit))).used == 1, "as long as it runs"

@@ -4,18 +4,20 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from quota.applied import AppliedLimits
+from quota.charges import Charges
 from quota.limit import Limit
 from quota.memory import MemoryReservations
 from quota.pipe import RedisPipe
 from quota.redis import SHARDS, RedisReservations, key_of
 from quota.redis_events import RedisSettledEvents
-from quota.reservation import Reservations, SettledEvent, SettledEvents
-from tests.support.values import ORGANIZATION, Clock, held
+from quota.reservation import Exceeded, Reservation, Reservations, SettledEvent, SettledEvents
+from tests.support.values import ORGANIZATION, Clock, claim, held
 
 # The machine is busy: what is shown is outcome, not speed.
 PATIENT_SECONDS = 10.0
@@ -111,6 +113,29 @@ async def used(reservations: Reservations, limit: Limit, *, organization: str = 
     """What is taken under a limit."""
     [standing] = await reservations.standings(organization, held(limit))
     return standing.used
+
+
+async def reserved(
+    world: World, request_id: str, limits: AppliedLimits, asked: Charges | None = None, **changes: Any
+) -> Reservation:
+    """A request that has to be admitted."""
+    answer = await world.reservations.reserve(claim(request_id, limits, asked, **changes))
+    assert isinstance(answer, Reservation), answer
+    return answer
+
+
+async def refused(
+    world: World, request_id: str, limits: AppliedLimits, asked: Charges | None = None, **changes: Any
+) -> Exceeded:
+    """A request that has to be refused."""
+    answer = await world.reservations.reserve(claim(request_id, limits, asked, **changes))
+    assert isinstance(answer, Exceeded), answer
+    return answer
+
+
+async def uses(world: World, *limits: Limit) -> list[int]:
+    """What is taken under each limit."""
+    return [await used(world.reservations, limit) for limit in limits]
 
 
 async def all_events(events: SettledEvents) -> list[SettledEvent]:
