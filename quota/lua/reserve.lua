@@ -101,16 +101,13 @@ local function sliding(key, fact)
   return counter
 end
 
+-- include period_of.lua
+
 -- nil when now is in none of the periods given.
 local function calendar(key, fact)
   local held = redis.call('HMGET', key, 'first', 'sum', 'reserved')
-  local first, place = tonumber(held[1] or 0), nil
-  for period = 6, 8 do
-    -- What stands under a later period was counted before Redis's clock was set back.
-    if now >= fact[period] and now < fact[period + 1] or place and first == fact[period] then
-      place = period
-    end
-  end
+  local first = tonumber(held[1] or 0)
+  local place = period_of(fact, first, now)
   if not place then
     return nil
   end

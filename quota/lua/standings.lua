@@ -40,15 +40,13 @@ local function sliding(key, fact)
   return used, math.max(0, reserved), (last + live) * slice_ms
 end
 
+-- include period_of.lua
+
 -- nil when now is in none of the periods given.
 local function calendar(key, fact)
   local held = redis.call('HMGET', key, 'first', 'sum', 'reserved')
-  local first, place = tonumber(held[1] or 0), nil
-  for period = 6, 8 do
-    if now >= fact[period] and now < fact[period + 1] or place and first == fact[period] then
-      place = period
-    end
-  end
+  local first = tonumber(held[1] or 0)
+  local place = period_of(fact, first, now)
   if place and first ~= fact[place] then
     return 0, 0, 0
   end
