@@ -280,8 +280,11 @@ async def test_drift_is_repaired_while_requests_come_and_go(running_gateway: Gat
             slices = [name for name in await running_gateway.redis.hkeys(COUNTER) if name.isdigit()]
             if slices:
                 added = dice.randrange(1, 500)
-                await running_gateway.redis.hincrby(COUNTER, max(slices), added)
-                await running_gateway.redis.hincrby(COUNTER, "sum", added)
+                # At once: a charge between the two would make the sum anew, with the slice's part in it.
+                async with running_gateway.redis.pipeline(transaction=True) as both:
+                    both.hincrby(COUNTER, max(slices), added)
+                    both.hincrby(COUNTER, "sum", added)
+                    await both.execute()
                 report = await running_gateway.check(repair=True)
                 assert [drift.difference for drift in report.drifts] == [added]
         stop.set()
