@@ -4,11 +4,15 @@ import msgspec
 
 
 class Arrival(msgspec.Struct, frozen=True, kw_only=True):
-    """A request's id, its path without the query, and when Envoy received it, in milliseconds since the epoch."""
+    """A request's id, its path without the query, and when Envoy received it, in milliseconds since the epoch.
+
+    `idempotency_key` is what the client sent as `Idempotency-Key`, unquoted; empty without one.
+    """
 
     request_id: str
     path: str
     received_ms: int
+    idempotency_key: str = ""
 
 
 _DECODER = msgspec.json.Decoder(Arrival)

@@ -65,6 +65,7 @@ def grant(principal: Principal, kind: PrincipalKind, claimed_scopes: frozenset[S
         models=principal.models,
         metering=tenant.metering,
         routing_policy=tenant.routing_policy,
+        caps=tenant.caps,
     )
 
 

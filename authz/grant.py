@@ -8,6 +8,7 @@ from functools import lru_cache
 
 import msgspec
 
+from authz.caps import NO_CAPS, Caps
 from authz.principal import DEFAULT_PRIORITY, Metering, PrincipalKind
 from quota.limit import Limit
 
@@ -36,6 +37,7 @@ class Grant(msgspec.Struct, frozen=True, kw_only=True):
     models: tuple[str, ...] = ()
     metering: Metering = Metering.NATIVE
     routing_policy: str | None = None
+    caps: Caps = NO_CAPS
 
 
 _ENCODER = msgspec.json.Encoder()

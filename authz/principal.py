@@ -8,6 +8,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import NamedTuple
 
+from authz.caps import NO_CAPS, Caps
 from authz.scope import Scope
 from quota.limit import Limit
 
@@ -70,6 +71,8 @@ class Tenant:
     """IANA name; calendar windows go by it."""
     priority: int = DEFAULT_PRIORITY
     """Its plan's: under overload, plans of a lower one are refused first."""
+    caps: Caps = NO_CAPS
+    """Its plan's: what one request may come to."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -73,6 +73,25 @@ class Reason(Enum):
     EXCEEDS_LIMIT = _Row(400, ErrorType.INVALID_REQUEST, "The request alone is larger than one of its limits.")
     RATE_LIMIT_EXCEEDED = _Row(429, ErrorType.RATE_LIMIT, "A limit is exceeded.", retryable=True)
     INSUFFICIENT_QUOTA = _Row(429, ErrorType.INSUFFICIENT_QUOTA, "A budget is used up.")
+    INVALID_IDEMPOTENCY_KEY = _Row(400, ErrorType.INVALID_REQUEST, "The header 'idempotency-key' is not valid.")
+    IDEMPOTENCY_KEY_REUSED = _Row(
+        422, ErrorType.INVALID_REQUEST, "The idempotency key was used before, with another request."
+    )
+    IDEMPOTENCY_KEY_IN_USE = _Row(409, ErrorType.INVALID_REQUEST, "The first request with this idempotency key runs.")
+    IDEMPOTENT_RESULT_ELSEWHERE = _Row(
+        409, ErrorType.INVALID_REQUEST, "The request with this idempotency key is done; its answer was not recorded."
+    )
+    IDEMPOTENCY_UNAVAILABLE = _Row(
+        503, ErrorType.SERVER, "Whether the request was made before cannot be checked now.", retryable=True
+    )
+    UNKNOWN_REQUEST = _Row(404, ErrorType.NOT_FOUND, "There is no such request of this tenant.")
+    TOO_MANY_WATCHES = _Row(429, ErrorType.RATE_LIMIT, "Too many requests are being watched.", retryable=True)
+    TOO_MANY_EXPORTS = _Row(429, ErrorType.RATE_LIMIT, "Too many files of requests are being written.", retryable=True)
+    REQUEST_ENDED = _Row(409, ErrorType.INVALID_REQUEST, "The request has ended already.")
+    REQUEST_CANCELLED = _Row(499, ErrorType.INVALID_REQUEST, "The request was cancelled.")
+    CREDENTIAL_REVOKED = _Row(401, ErrorType.AUTHENTICATION, "The credential was revoked while the request ran.")
+    OUTPUT_LIMIT_REACHED = _Row(400, ErrorType.INVALID_REQUEST, "The answer is longer than the plan allows.")
+    UNKNOWN_WEBHOOK = _Row(404, ErrorType.NOT_FOUND, "There is no such webhook of this tenant.")
     OVERLOADED = _Row(503, ErrorType.SERVER, "The model service is overloaded; this plan has to wait.", retryable=True)
     IDENTITY_UNAVAILABLE = _Row(503, ErrorType.SERVER, "The caller's identity cannot be checked now.", retryable=True)
     LIMITS_UNAVAILABLE = _Row(503, ErrorType.SERVER, "The limits cannot be checked now.", retryable=True)
@@ -81,6 +100,7 @@ class Reason(Enum):
     GATEWAY_UNAVAILABLE = _Row(503, ErrorType.SERVER, "The gateway cannot admit requests now.", retryable=True)
     UPSTREAM_UNAVAILABLE = _Row(503, ErrorType.SERVER, "The model service cannot be reached.", retryable=True)
     UPSTREAM_TIMEOUT = _Row(504, ErrorType.SERVER, "The model service did not answer in time.", retryable=True)
+    DEADLINE_EXCEEDED = _Row(504, ErrorType.SERVER, "The request took longer than its plan allows.")
     REQUEST_TIMEOUT = _Row(408, ErrorType.INVALID_REQUEST, "The request was not received in time.", retryable=True)
     HEADERS_TOO_LARGE = _Row(
         431, ErrorType.INVALID_REQUEST, "The request's headers are larger than this gateway accepts."

@@ -10,7 +10,9 @@ class Dialect(StrEnum):
     """Whose request and response shapes a path speaks."""
 
     OPENAI_CHAT = "openai_chat"
+    OPENAI_COMPLETIONS = "openai_completions"
     OPENAI_EMBEDDINGS = "openai_embeddings"
+    OPENAI_RESPONSES = "openai_responses"
     ANTHROPIC_MESSAGES = "anthropic_messages"
     INFER = "infer"
     PLAIN = "plain"  # no body that the gateway reads
@@ -55,9 +57,15 @@ def _inference(path: str, scope: Scope, dialect: Dialect) -> Route:
     return Route(method="POST", path=path, upstream=Upstream.ROUTER, dialect=dialect, scope=scope, limited=Limited.ALL)
 
 
+def _control(method: str, path: str, scope: Scope) -> Route:
+    return Route(method=method, path=path, upstream=Upstream.CONTROL, scope=scope)
+
+
 ROUTES: tuple[Route, ...] = (
     _inference("/v1/infer", Scope.INFERENCE_TEXT, Dialect.INFER),
     _inference("/v1/chat/completions", Scope.INFERENCE_TEXT, Dialect.OPENAI_CHAT),
+    _inference("/v1/completions", Scope.INFERENCE_TEXT, Dialect.OPENAI_COMPLETIONS),
+    _inference("/v1/responses", Scope.INFERENCE_TEXT, Dialect.OPENAI_RESPONSES),
     _inference("/v1/messages", Scope.INFERENCE_TEXT, Dialect.ANTHROPIC_MESSAGES),
     _inference("/v1/embeddings", Scope.INFERENCE_EMBEDDINGS, Dialect.OPENAI_EMBEDDINGS),
     Route(method="GET", path="/v1/models", upstream=Upstream.ROUTER, scope=Scope.MODELS_READ),
@@ -66,7 +74,23 @@ ROUTES: tuple[Route, ...] = (
     Route(method="GET", path="/v1/sessions", upstream=Upstream.CONTROL),
     Route(method="DELETE", path="/v1/sessions", upstream=Upstream.CONTROL),
     Route(method="DELETE", path="/v1/sessions/{id}", upstream=Upstream.CONTROL),
+    _control("GET", "/v1/requests", Scope.REQUESTS_READ),
+    _control("GET", "/v1/requests/{id}", Scope.REQUESTS_READ),
+    _control("GET", "/v1/requests/{id}/events", Scope.REQUESTS_READ),
+    _control("GET", "/ws/inference/{id}", Scope.REQUESTS_READ),
+    _control("POST", "/v1/requests/{id}/cancel", Scope.REQUESTS_CANCEL),
+    _control("DELETE", "/v1/infer/{id}", Scope.REQUESTS_CANCEL),
+    _control("POST", "/v1/responses/{id}/cancel", Scope.REQUESTS_CANCEL),
+    _control("GET", "/v1/usage", Scope.USAGE_READ),
+    _control("GET", "/v1/webhooks", Scope.ADMIN),
+    _control("POST", "/v1/webhooks", Scope.ADMIN),
+    _control("GET", "/v1/webhooks/{id}", Scope.ADMIN),
+    _control("DELETE", "/v1/webhooks/{id}", Scope.ADMIN),
+    _control("POST", "/v1/webhooks/{id}/replay", Scope.ADMIN),
     Route(method="GET", path="/.well-known/jwks.json", upstream=Upstream.CONTROL, public=True),
+    Route(method="GET", path="/openapi.json", upstream=Upstream.CONTROL, public=True),
+    Route(method="GET", path="/docs", upstream=Upstream.CONTROL, public=True),
+    Route(method="GET", path="/docs/{asset}", upstream=Upstream.CONTROL, public=True),
     Route(method="GET", path="/healthz", upstream=Upstream.ENVOY, public=True),
 )
 LIMITED_PATHS = tuple(dict.fromkeys(route.path for route in ROUTES if route.limited is Limited.ALL))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol
 
-from authz import decision, routes, wire
+from authz import decision, idempotency_key, routes, wire
 from authz.arrival import Arrival
 from authz.credential import Credentials
 from authz.failures import FailureGuard, source_of
@@ -90,19 +90,21 @@ class Authorization:
         outcome = _outcome(route, proofs, request)
         if isinstance(outcome, Refusal):
             return self._refuse(request, outcome, shown, proofs)
-        answer = self._answer(route, proofs, outcome, request)
+        arrival = _arrival(request) if route.limited is Limited.ALL else None
+        if isinstance(arrival, Refusal):
+            return self._refuse(request, arrival, shown, proofs)
+        answer = self._answer(route, proofs, outcome, request, arrival)
         if answer is None:  # no key to sign with has been had yet
             refusal = Refusal(reason=Reason.IDENTITY_UNAVAILABLE, retry_after_ms=_RETRY_AFTER_MS)
             return self._refuse(request, refusal, shown, proofs)
         self._observer.granted(outcome, self._now())
         return answer
 
-    def _answer(self, route: Route, proofs: Proofs, grant: Grant, request: wire.CheckedRequest) -> bytes | None:
+    def _answer(
+        self, route: Route, proofs: Proofs, grant: Grant, request: wire.CheckedRequest, arrival: Arrival | None
+    ) -> bytes | None:
         if route.upstream is Upstream.CONTROL:
             return self._passes.to_control(grant, proofs.acting, address=request.address)
-        arrival = None
-        if route.limited is Limited.ALL:
-            arrival = Arrival(request_id=request.request_id, path=request.path, received_ms=request.received_ms)
         return self._passes.to_router(grant, arrival, now=self._now(), dialect=route.dialect)
 
     async def _identify(self, shown: Credentials, address: str, now: datetime) -> Proofs | Refusal:
@@ -135,6 +137,15 @@ def _outcome(route: Route, proofs: Proofs, request: wire.CheckedRequest) -> Gran
     if isinstance(outcome, Grant) and route.limited is Limited.ALL:
         return decision.body_headers(request.headers) or outcome
     return outcome
+
+
+def _arrival(request: wire.CheckedRequest) -> Arrival | Refusal:
+    key = idempotency_key.read(request.headers)
+    if isinstance(key, Refusal):
+        return key
+    return Arrival(
+        request_id=request.request_id, path=request.path, received_ms=request.received_ms, idempotency_key=key
+    )
 
 
 def _credential(

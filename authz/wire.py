@@ -19,7 +19,11 @@ METADATA_NAMESPACE = "envoy.filters.http.ext_authz"
 GRANT_KEY = "grant"
 ARRIVAL_KEY = "arrival"
 METERING_HEADER = "x-gateway-metering"
+RECORDED = "recorded"
+"""In `METERING_HEADER`: metered natively, and a JSON answer passes the sidecar, which keeps it for a retry."""
 ROUTER_KEY_HEADER = "x-internal-api-key"
+DEADLINE_HEADER = "x-envoy-upstream-rq-timeout-ms"
+"""Of Envoy's router filter, which obeys it and removes it; a client's own is removed before."""
 
 # google.rpc.Code: https://github.com/googleapis/googleapis/blob/master/google/rpc/code.proto
 _PERMISSION_DENIED = 7
@@ -112,6 +116,8 @@ class Passes:
         response.dynamic_metadata.fields[ARRIVAL_KEY].string_value = msgspec.json.encode(arrival).decode()
         for name, value in error_body.request_id_headers(dialect, arrival.request_id):
             _set(response.ok_response.response_headers_to_add.add(), name, value)
+        if arrival.idempotency_key and grant.metering is Metering.NATIVE:
+            _set(response.ok_response.headers.add(), METERING_HEADER, RECORDED)
         return held.headers + held.metadata + bytes(response.SerializeToString())
 
     def clear(self) -> None:
@@ -134,6 +140,8 @@ class Passes:
             headers.append((ROUTER_KEY_HEADER, self._router_api_key))
         if grant.metering is Metering.INLINE:
             headers.append((METERING_HEADER, grant.metering.value))
+        if grant.caps.stream_seconds > 0:
+            headers.append((DEADLINE_HEADER, str(grant.caps.stream_seconds * _MS_PER_SECOND)))
         metadata = CheckResponse()
         metadata.dynamic_metadata.fields[GRANT_KEY].string_value = encode(grant)
         held = _Pass(

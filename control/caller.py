@@ -7,7 +7,8 @@ socket past Envoy.
 from collections.abc import Callable
 from typing import Annotated
 
-from fastapi import Depends, Request
+from fastapi import Depends
+from fastapi.requests import HTTPConnection
 
 from authz.identity_token import IDENTITY_HEADER, Caller, read_caller
 from authz.key_ring import KeyRing
@@ -31,7 +32,7 @@ class Callers:
         return caller or Refusal(reason=Reason.MISSING_CREDENTIALS)
 
 
-async def _authenticated(request: Request) -> Caller:
+async def _authenticated(request: HTTPConnection) -> Caller:
     callers: Callers = request.app.state.callers
     found = callers.read(request.headers.getlist(IDENTITY_HEADER))
     if isinstance(found, Refusal):

@@ -3,8 +3,9 @@
 from collections.abc import Callable
 from datetime import datetime
 
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.requests import HTTPConnection
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -71,23 +72,23 @@ class ErrorBodies:
         response.headers["cache-control"] = "no-store"
         return response
 
-    def _respond(self, request: Request, refusal: Refusal) -> Response:
+    def _respond(self, request: HTTPConnection, refusal: Refusal) -> Response:
         return self.answer(request.url.path, request.headers, refusal)
 
-    async def _of_refused(self, request: Request, error: Exception) -> Response:
+    async def _of_refused(self, request: HTTPConnection, error: Exception) -> Response:
         return self._respond(request, error.refusal if isinstance(error, Refused) else _FAILED)
 
-    async def _of_validation(self, request: Request, error: Exception) -> Response:
+    async def _of_validation(self, request: HTTPConnection, error: Exception) -> Response:
         return self._respond(request, invalid(error) if isinstance(error, RequestValidationError) else _FAILED)
 
-    async def _of_framework(self, request: Request, error: Exception) -> Response:
+    async def _of_framework(self, request: HTTPConnection, error: Exception) -> Response:
         status = error.status_code if isinstance(error, HTTPException) else _SERVER_ERRORS
         return self._respond(request, _of_status(status, request))
 
-    async def _of_outage(self, request: Request, _: Exception) -> Response:
+    async def _of_outage(self, request: HTTPConnection, _: Exception) -> Response:
         return self._respond(request, UNAVAILABLE)
 
-    async def _of_quota_outage(self, request: Request, _: Exception) -> Response:
+    async def _of_quota_outage(self, request: HTTPConnection, _: Exception) -> Response:
         return self._respond(request, _NO_LIMITS)
 
     def _of_unexpected(self, scope: Scope, error: Exception) -> Response:
@@ -133,6 +134,9 @@ def invalid(error: RequestValidationError) -> Refusal:
     if fault["type"] == "json_invalid":
         return Refusal(reason=Reason.INVALID_JSON)
     fields = fault["loc"][1:]  # the first says where it stands: body, path, query
+    if fault["loc"][0] == "query" and fields:
+        name = str(fields[0])[:_LONGEST_PARAM]
+        return Refusal(reason=Reason.INVALID_PARAMETER, param=name, message=f"'{name}': {fault['msg']}.")
     if not fields and isinstance(error.body, bytes):  # FastAPI has not parsed it
         return Refusal(reason=Reason.UNSUPPORTED_MEDIA_TYPE, param="content-type")
     if fault["type"] in _NO_OBJECT and not fields:
@@ -143,10 +147,10 @@ def invalid(error: RequestValidationError) -> Refusal:
     return Refusal(reason=Reason.INVALID_BODY, param=param, message=f"'{param}': {fault['msg']}.")
 
 
-def _of_status(status: int, request: Request) -> Refusal:
+def _of_status(status: int, request: HTTPConnection) -> Refusal:
     """What Starlette and FastAPI refuse by themselves."""
     if status in {_NOT_FOUND, _METHOD_NOT_ALLOWED}:
-        found = decision.route(request.method, request.url.path)
+        found = decision.route(request.scope.get("method", "GET"), request.url.path)
         # A path of the table that another than this API serves.
         return found if isinstance(found, Refusal) else Refusal(reason=Reason.UNKNOWN_PATH)
     if status < _SERVER_ERRORS:  # a body that is not UTF-8, or nested too deep

@@ -1,5 +1,6 @@
 """What was asked? Reads a body of any of the dialects that the Router speaks."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -13,6 +14,8 @@ class Dialect(Enum):
     """The shapes the Router speaks."""
 
     CHAT = "chat"
+    COMPLETIONS = "completions"  # OpenAI's older ones
+    RESPONSES = "responses"
     INFER = "infer"
     MESSAGES = "messages"  # Anthropic's
     EMBEDDINGS = "embeddings"
@@ -20,7 +23,7 @@ class Dialect(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ask:
-    """What a body asked for; `inputs` are the texts to embed."""
+    """What a body asked for; `inputs` are the texts to embed, `choices` how many answers there are to be."""
 
     dialect: Dialect
     model: str
@@ -30,6 +33,7 @@ class Ask:
     stream: bool
     include_usage: bool
     inputs: tuple[str, ...] = ()
+    choices: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +65,15 @@ def _fields(body: bytes) -> dict[str, Any] | Malformed:
 
 
 def _question(dialect: Dialect, fields: dict[str, Any]) -> Ask | Malformed:
-    texts = _infer_texts(fields) if dialect is Dialect.INFER else _spoken_texts(fields)
+    texts = _READERS[dialect](fields)
     if isinstance(texts, Malformed):
         return texts
     limit = _limit(dialect, fields)
     if isinstance(limit, Malformed):
         return limit
+    each = _number("n", fields) if dialect is Dialect.COMPLETIONS else None
+    if isinstance(each, Malformed):
+        return each
     return Ask(
         dialect=dialect,
         model=fields["model"],
@@ -74,18 +81,25 @@ def _question(dialect: Dialect, fields: dict[str, Any]) -> Ask | Malformed:
         prompt_tokens=_tokens(texts[:-1]),
         max_tokens=limit,
         stream=fields.get("stream") is True,
-        include_usage=dialect is Dialect.MESSAGES or _wants_usage(fields),
+        include_usage=dialect in _ALWAYS_TELL or _wants_usage(fields),
+        choices=(each or 1) * (len(texts) - 1 if dialect is Dialect.COMPLETIONS else 1),
     )
 
 
-def _embedding(fields: dict[str, Any]) -> Ask | Malformed:
-    given = fields.get("input")
-    # A list of numbers is one text, already cut into tokens.
+def _listed_texts(name: str, fields: dict[str, Any]) -> list[str] | Malformed:
+    """One text or several; a list of numbers is one text, already cut into tokens."""
+    given = fields.get(name)
     one = isinstance(given, str) or (isinstance(given, list) and all(isinstance(part, int) for part in given))
     parts = [given] if one else given
     if not given or not isinstance(parts, list):
-        return Malformed("input must be a non-empty string or list", "input")
-    inputs = tuple(part if isinstance(part, str) else msgspec.json.encode(part).decode() for part in parts)
+        return Malformed(f"{name} must be a non-empty string or list", name)
+    return [part if isinstance(part, str) else msgspec.json.encode(part).decode() for part in parts]
+
+
+def _embedding(fields: dict[str, Any]) -> Ask | Malformed:
+    inputs = _listed_texts("input", fields)
+    if isinstance(inputs, Malformed):
+        return inputs
     return Ask(
         dialect=Dialect.EMBEDDINGS,
         model=fields["model"],
@@ -94,7 +108,7 @@ def _embedding(fields: dict[str, Any]) -> Ask | Malformed:
         max_tokens=None,
         stream=False,
         include_usage=True,
-        inputs=inputs,
+        inputs=tuple(inputs),
     )
 
 
@@ -122,15 +136,47 @@ def _infer_texts(fields: dict[str, Any]) -> list[str] | Malformed:
     return [text, text] if isinstance(text, str) else Malformed("input must be a string", "input")
 
 
+def _completion_texts(fields: dict[str, Any]) -> list[str] | Malformed:
+    texts = _listed_texts("prompt", fields)
+    return texts if isinstance(texts, Malformed) else [*texts, texts[-1]]
+
+
+def _response_texts(fields: dict[str, Any]) -> list[str] | Malformed:
+    given = fields.get("input")
+    told = [_content_text(fields.get("instructions"))]
+    if isinstance(given, str) and given:
+        return [*told, given, given]
+    if not (isinstance(given, list) and given and all(isinstance(item, dict) for item in given)):
+        return Malformed("input must be a non-empty string or list of objects", "input")
+    texts = [_content_text(item.get("content")) for item in given]
+    return [*told, *texts, texts[-1]]
+
+
+# Every text of a body, and at the end once more the one to echo.
+_READERS: dict[Dialect, Callable[[dict[str, Any]], list[str] | Malformed]] = {
+    Dialect.CHAT: _spoken_texts,
+    Dialect.COMPLETIONS: _completion_texts,
+    Dialect.RESPONSES: _response_texts,
+    Dialect.INFER: _infer_texts,
+    Dialect.MESSAGES: _spoken_texts,
+}
+_ALWAYS_TELL = (Dialect.MESSAGES, Dialect.RESPONSES)
+_LIMITS = {Dialect.CHAT: ("max_completion_tokens", "max_tokens"), Dialect.RESPONSES: ("max_output_tokens",)}
+
+
 def _limit(dialect: Dialect, fields: dict[str, Any]) -> int | Malformed | None:
-    for name in ("max_completion_tokens", "max_tokens"):
-        value = fields.get(name)
-        if value is None:
-            continue
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            return Malformed(f"{name} must be a positive integer", name)
-        return value
+    for name in _LIMITS.get(dialect, ("max_tokens",)):
+        found = _number(name, fields)
+        if found is not None:
+            return found
     return Malformed("max_tokens is missing", "max_tokens") if dialect is Dialect.MESSAGES else None
+
+
+def _number(name: str, fields: dict[str, Any]) -> int | Malformed | None:
+    value = fields.get(name)
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        return Malformed(f"{name} must be a positive integer", name)
+    return value
 
 
 def _wants_usage(fields: dict[str, Any]) -> bool:

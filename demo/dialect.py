@@ -1,15 +1,20 @@
-"""What does an answer look like in each dialect? OpenAI's and the gateway's own here, Anthropic's in `message`."""
+"""What does an answer look like in each dialect? Chat, embeddings and the gateway's own here.
 
-from collections.abc import Iterable, Iterator
+The others have modules of their own: `completion`, `responses`, and Anthropic's `message`.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 from zlib import crc32
 
-from demo import message
+from demo import completion, message, responses
 from demo.ask import Dialect
 from demo.reply import Reply, Usage, encode, inner
 
 DONE = b"data: [DONE]\n\n"
 _DIMENSIONS = 8
+_WHOLE = {Dialect.MESSAGES: message.whole, Dialect.RESPONSES: responses.whole, Dialect.COMPLETIONS: completion.whole}
+_NUMBERS = {Dialect.MESSAGES: message.numbers, Dialect.RESPONSES: responses.numbers}
 
 
 def whole_answer(reply: Reply, pieces: Iterable[str]) -> bytes:
@@ -23,8 +28,8 @@ def whole_answer(reply: Reply, pieces: Iterable[str]) -> bytes:
 def _said(reply: Reply, pieces: Iterable[str]) -> dict[str, Any]:
     pad = "x" * reply.padding
     text = "".join(piece + pad for piece in pieces)
-    if reply.dialect is Dialect.MESSAGES:
-        return message.whole(reply, text)
+    if (say := _WHOLE.get(reply.dialect)) is not None:
+        return say(reply, text)
     if reply.dialect is Dialect.INFER:
         return {"id": reply.ident, "object": "inference", "model": reply.model, "output": text}
     said = {"role": "assistant", "content": text}
@@ -43,12 +48,16 @@ def _vector(text: str) -> list[float]:
 
 
 def delta_events(reply: Reply, pieces: Iterable[str], last: int | None) -> Iterator[bytes]:
-    """Encode one SSE event per piece; event number `last` says why the answer ended there.
+    """Encode one SSE event per piece and choice; piece number `last` says why the answer ended there.
 
     Head and tail are encoded once: per event only bytes are joined.
     """
     if reply.dialect is Dialect.MESSAGES:
         return message.delta_events(reply, pieces)
+    if reply.dialect is Dialect.RESPONSES:
+        return responses.delta_events(reply, pieces)
+    if reply.dialect is Dialect.COMPLETIONS:
+        return completion.delta_events(reply, pieces, last)
     return _infer_deltas(reply, pieces) if reply.dialect is Dialect.INFER else _chat_deltas(reply, pieces, last)
 
 
@@ -72,16 +81,27 @@ def _chat_deltas(reply: Reply, pieces: Iterable[str], last: int | None) -> Itera
         role = b""
 
 
-def closing_events(reply: Reply, *, empty: bool) -> list[bytes]:
-    """Encode what ends a stream, with its usage when that is to be told; `empty` when it had no pieces."""
+def closing_events(reply: Reply, said: Sequence[str]) -> list[bytes]:
+    """Encode what ends a stream that said these pieces, with its usage when that is to be told."""
     if reply.dialect is Dialect.MESSAGES:
-        return [message.closing(reply, empty=empty)]
-    return [DONE] if reply.usage is None else [_usage_event(reply, reply.usage), DONE]
+        return [message.closing(reply, empty=not said)]
+    if reply.dialect is Dialect.RESPONSES:
+        pad = "x" * reply.padding
+        return [responses.closing(reply, "".join(piece + pad for piece in said), len(said))]
+    done = reply.words + DONE
+    return [done] if reply.usage is None else [_usage_event(reply, reply.usage), done]
+
+
+def ping(dialect: Dialect) -> bytes:
+    """Encode what keeps a connection awake and says nothing."""
+    return message.PING if dialect is Dialect.MESSAGES else b": ping\n\n"
 
 
 def _usage_event(reply: Reply, usage: Usage) -> bytes:
     if reply.dialect is Dialect.INFER:
         event: dict[str, Any] = {"object": "inference.usage"}
+    elif reply.dialect is Dialect.COMPLETIONS:
+        event = completion.head(reply)
     else:
         event = _chat_head(reply, "chat.completion.chunk")
     numbers = _numbers(reply.dialect, usage)
@@ -99,8 +119,8 @@ def _chat_head(reply: Reply, kind: str) -> dict[str, Any]:
 
 
 def _numbers(dialect: Dialect, usage: Usage) -> dict[str, Any]:
-    if dialect is Dialect.MESSAGES:
-        return message.numbers(usage)
+    if (count := _NUMBERS.get(dialect)) is not None:
+        return count(usage)
     if dialect is Dialect.EMBEDDINGS:
         return {"prompt_tokens": usage.prompt, "total_tokens": usage.prompt}
     total = usage.prompt + usage.completion

@@ -57,6 +57,7 @@ def closing(reply: Reply, *, empty: bool) -> bytes:
         (_opening(reply) if empty else b"")
         + _event("content_block_stop", index=0)
         + _event("message_delta", delta=delta, **told)
+        + reply.words
         + _event("message_stop")
     )
 
@@ -80,7 +81,7 @@ def _opening(reply: Reply) -> bytes:
     return (
         _event("message_start", message=_head(reply) | told)
         + _event("content_block_start", index=0, content_block={"type": "text", "text": ""})
-        + _event("ping")
+        + PING
     )
 
 
@@ -98,3 +99,6 @@ def _head(reply: Reply) -> dict[str, Any]:
 
 def _event(name: str, **fields: Any) -> bytes:
     return b"event: %b\ndata: %b\n\n" % (name.encode(), encode({"type": name} | fields))
+
+
+PING = _event("ping")

@@ -6,6 +6,7 @@ from functools import lru_cache
 import msgspec
 
 from demo.ask import Dialect
+from demo.script import Terminal
 
 _ENCODER = msgspec.json.Encoder()
 
@@ -23,7 +24,10 @@ class Usage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """The head of an answer; `usage` is None when none is to be told, `finish` is OpenAI's word."""
+    """The head of an answer; `usage` is None when none is to be told, `finish` is OpenAI's word.
+
+    `terminal` is how an answer of the Responses API ends, `words` the comments that stand before a stream's last event.
+    """
 
     dialect: Dialect
     ident: str
@@ -32,6 +36,9 @@ class Reply:
     finish: str
     padding: int
     usage: Usage | None
+    choices: int = 1
+    terminal: Terminal | None = None
+    words: bytes = b""
 
 
 def encode(value: object) -> bytes:

@@ -27,6 +27,8 @@ STATUS_CANCELLED = 499
 
 _DIALECTS = {
     "/v1/chat/completions": Dialect.CHAT,
+    "/v1/completions": Dialect.COMPLETIONS,
+    "/v1/responses": Dialect.RESPONSES,
     "/v1/embeddings": Dialect.EMBEDDINGS,
     "/v1/infer": Dialect.INFER,
     "/v1/messages": Dialect.MESSAGES,

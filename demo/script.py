@@ -6,6 +6,8 @@ from enum import StrEnum
 from math import isfinite
 from typing import Any
 
+from demo.encoding import Encoding, read_encoding
+
 PREFIX = "x-demo-"
 MAX_EVENTS = 1_000_000
 MAX_PADDING = 1 << 20
@@ -22,6 +24,19 @@ class Fault(StrEnum):
     HANG = "hang"
     STALL_MID_STREAM = "stall-mid-stream"
     ENDLESS = "endless"
+
+
+class Terminal(StrEnum):
+    """How an answer of the Responses API ends, when not well."""
+
+    INCOMPLETE = "incomplete"
+    FAILED = "failed"
+
+
+class Place(StrEnum):
+    """Where a stream says what the Router decided and what it cost, when not in headers."""
+
+    COMMENT = "comment"
 
 
 BEFORE_HEADERS = frozenset({Fault.RESET_BEFORE_HEADERS, Fault.CLOSE_BEFORE_HEADERS, Fault.HANG})
@@ -43,7 +58,9 @@ class Script:
     """Everything a request may steer; `None` leaves the choice to the server or to the body.
 
     Of the tokens in, `cached` are said to come from a cache and `cache_written` to have gone into one; of the tokens
-    out, `reasoning` were never shown. `own_limit` is the ceiling that the Router says it has itself.
+    out, `reasoning` were never shown. `own_limit` is the ceiling that the Router says it has itself. `decision` and
+    `cost` are told as they are, JSON or not. So many `pings` stand in a stream: one in front of each event that follows
+    the first, until there are enough.
     """
 
     events: int | None = None
@@ -59,6 +76,12 @@ class Script:
     reasoning: int | None = None
     own_limit: int | None = None
     fault: Fault | None = None
+    terminal: Terminal | None = None
+    encoding: Encoding | None = None
+    decision: str | None = None
+    cost: str | None = None
+    words: Place | None = None
+    pings: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +136,12 @@ _READERS: dict[str, tuple[str, Callable[[str], Any], str]] = {
     "x-demo-reasoning-tokens": ("reasoning", _count, _COUNT_WANTS),
     "x-demo-own-limit": ("own_limit", _count, _COUNT_WANTS),
     "x-demo-fault": ("fault", Fault, "one of " + ", ".join(Fault)),
+    "x-demo-terminal": ("terminal", Terminal, "one of " + ", ".join(Terminal)),
+    "x-demo-encoding": ("encoding", read_encoding, "one of " + ", ".join(Encoding) + ", and installed"),
+    "x-demo-decision": ("decision", str, "a text"),
+    "x-demo-cost": ("cost", str, "a text"),
+    "x-demo-words": ("words", Place, "one of " + ", ".join(Place)),
+    "x-demo-pings": ("pings", _whole(0, MAX_EVENTS), f"a number from 0 to {MAX_EVENTS}"),
 }
 
 _UNSTEERED = Script()

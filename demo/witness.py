@@ -25,7 +25,7 @@ class End(StrEnum):
 # Not frozen: it is written to while the request runs, once per event, and read by nobody but the witness.
 @dataclass(slots=True, kw_only=True, eq=False)
 class Sighting:
-    """One request, as it was received and as far as it got."""
+    """One request, as it was received and as far as it got; `stops` is how often somebody asked to end it."""
 
     method: str
     path: str
@@ -41,6 +41,7 @@ class Sighting:
     tokens_in: int = 0
     tokens_out: int = 0
     end: End = End.RUNNING
+    stops: int = 0
 
 
 @dataclass(slots=True)
@@ -106,7 +107,10 @@ class Witness:
     def cancel(self, request_id: str) -> bool:
         """End a running request from outside; False when there is none of that id."""
         sighting = self._sightings.get(request_id)
-        if sighting is None or sighting.task is None:
+        if sighting is None:
+            return False
+        sighting.stops += 1
+        if sighting.task is None:
             return False
         task = sighting.task
         self.ended(sighting, End.CANCELLED)
@@ -153,6 +157,7 @@ def _as_json(sighting: Sighting) -> dict[str, Any]:
         "tokens_in": sighting.tokens_in,
         "tokens_out": sighting.tokens_out,
         "end": sighting.end,
+        "stops": sighting.stops,
     }
 
 

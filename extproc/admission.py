@@ -7,7 +7,9 @@ import msgspec
 
 from authz.arrival import Arrival
 from authz.grant import Grant
+from extproc import lifecycle_events
 from extproc.inference_request import InferenceRequest
+from extproc.lifecycle import State
 from extproc.record import Admission
 from quota.applied import AppliedLimits
 from quota.charges import TokenUsage, charges, least_of
@@ -60,6 +62,7 @@ def admit(grant: Grant, arrival: Arrival, request: InferenceRequest, tariff: Tar
         input_bytes=request.size,
         rates=rated.rates,
         output_named=request.max_output_tokens is not None,
+        caps=grant.caps,
     )
 
 
@@ -69,12 +72,15 @@ def claim(admission: Admission, limits: AppliedLimits) -> Claim:
     least = whole if admission.output_named else least_of(whole, admission.input_estimate, admission.rates)
     return Claim(
         organization_id=admission.organization_id,
+        tenant_id=admission.tenant_id,
         request_id=admission.request_id,
         limits=limits,
         amounts=whole,
         least=least,
         admission=encode(admission),
         lease_ms=LEASE_MS,
+        stage=State.ADMITTED,
+        event=lifecycle_events.encode(lifecycle_events.admitted(admission)),
     )
 
 

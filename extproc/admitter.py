@@ -11,10 +11,11 @@ from authz.arrival import Arrival
 from authz.grant import Grant
 from authz.refusal import Reason, Refusal
 from extproc import admission as admissions
-from extproc import limit_refusal, rate_limit_headers
+from extproc import idempotency, limit_refusal, rate_limit_headers
 from extproc.admission import Tariff
 from extproc.granted_limits import limits_of
 from extproc.inference_request import InferenceRequest
+from extproc.lifecycle import Cause
 from extproc.outage_policy import OutagePolicy
 from extproc.record import Admission
 from extproc.settlement import Settler
@@ -83,12 +84,20 @@ class Admitter:
         shedding = self._quota.shedding
         if shedding.refuses(grant.priority, arrival.request_id):
             return Refusal(reason=Reason.OVERLOADED, retry_after_ms=shedding.retry_after_ms(arrival.request_id))
+        too_long = _refused_length(request, grant.caps.output_tokens)
+        if too_long is not None:
+            return too_long
         admission = admissions.admit(grant, arrival, request, self._quota.tariff, now_ms=self._now_ms())
+        admission = _capped(admission, grant.caps.output_tokens)
         limits = limits_of(candidate.grant_text, arrival.path, request.model)
         claim = admissions.claim(admission, limits)
         try:
             outcome = await self._take(claim)
         except QuotaOutage as outage:
+            if arrival.idempotency_key:
+                # Without a reservation, a retry could not tell that this request runs.
+                self._undo(admission, outage)
+                return idempotency.unavailable()
             return await self._without_limits(admission, claim, outage)
         except asyncio.CancelledError:
             # The reservation may have been made all the same.
@@ -101,10 +110,16 @@ class Admitter:
             self._observe_shadowed(limits.limits[index])
         return Admitted(admission=admission, record=claim.admission, headers=headers)
 
-    def stream_closed(self, admission: Admission) -> None:
-        """The ext_proc stream of an admitted request has ended: its end is settled, if nobody else does, from here."""
-        self._settler.stream_closed(admission)
+    def stream_closed(self, admission: Admission, *, stopped: Cause | None = None, answered: bool = False) -> None:
+        """The ext_proc stream of an admitted request has ended: its end is settled, if nobody else does, from here.
+
+        `stopped` is why this worker has ended it, `answered` whether Envoy has the whole answer: the client may read
+        it for long yet, and how that ends is told by the access log or, failing that, by the end of the lease.
+        """
         self._quota.outages.shares.end(admission.request_id)
+        # What was admitted without the store has no lease there that could run out.
+        if not answered or admission.degraded:
+            self._settler.stream_closed(admission, stopped=stopped)
 
     async def _take(self, claim: Claim) -> Reservation | Exceeded:
         outcome = await self._quota.reservations.reserve(claim)
@@ -118,14 +133,37 @@ class Admitter:
     async def _without_limits(self, admission: Admission, claim: Claim, outage: QuotaOutage) -> Admitted | Refusal:
         answer = await self._quota.outages.decide(claim)
         if isinstance(answer, Refusal):
-            # The reservation may have been made all the same, unless nobody was asked.
-            if not isinstance(outage, NotAsked):
-                self._settler.release(admission)
+            self._undo(admission, outage)
             return answer
         # If it was made, it is settled like any other; the record of it need not know that it was.
         degraded = msgspec.structs.replace(admission, degraded=answer)
         return Admitted(admission=degraded, record=admissions.encode(degraded))
 
+    def _undo(self, admission: Admission, outage: QuotaOutage) -> None:
+        """The reservation may have been made all the same, unless nobody was asked."""
+        if not isinstance(outage, NotAsked):
+            self._settler.release(admission)
+
     def _told(self, limits: AppliedLimits, outcome: Reservation | Exceeded, path: str) -> Headers:
         dialect, refused = routes.dialect_of(path), isinstance(outcome, Exceeded)
         return tuple(rate_limit_headers.told(limits, outcome.standings, dialect, self._now_ms(), refused=refused))
+
+
+def _refused_length(request: InferenceRequest, most: int) -> Refusal | None:
+    """What stands against the maximum that the caller names; `most` 0 allows any."""
+    named = request.max_output_tokens
+    if not most or named is None or named <= most:
+        return None
+    return Refusal(
+        reason=Reason.EXCEEDS_LIMIT,
+        message=f"The plan allows {most:,} tokens of output, all choices together; {named:,} were asked for.",
+        param=request.output_field,
+        details={"output_tokens": most},
+    )
+
+
+def _capped(admission: Admission, most: int) -> Admission:
+    """An answer without a maximum of its own is stopped at the plan's: more need not be reserved."""
+    if not most or admission.output_reserved <= most:
+        return admission
+    return msgspec.structs.replace(admission, output_reserved=most)

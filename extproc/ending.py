@@ -8,8 +8,10 @@ from dataclasses import dataclass
 
 import msgspec
 
-from extproc.lifecycle import Cause, State
+from extproc.actual_cost import micro_dollars
+from extproc.lifecycle import STOPPING, Cause, State
 from extproc.record import Admission, Ending, UsageSource
+from extproc.router_word import json_object
 from quota import estimate
 from quota.charges import NOTHING, Charges, TokenUsage, charges
 
@@ -21,11 +23,14 @@ _NOT_THE_CALLERS_FAULT = (408, 429)
 # An HTTP/1.1 or TLS connection that broke off, or an HTTP/2 stream that the client reset.
 _CLIENT_GONE = ("downstream_remote_disconnect", "http2.remote_reset", "downstream_local_disconnect")
 _TIMEOUTS = {
-    "response_timeout": Cause.UPSTREAM_TIMEOUT,
+    # Of x-envoy-upstream-rq-timeout-ms, which Check sends for a plan with a deadline: the routes have no other.
+    "response_timeout": Cause.DEADLINE,
     "upstream_per_try_timeout": Cause.UPSTREAM_TIMEOUT,
     "stream_idle_timeout": Cause.UPSTREAM_TIMEOUT,
     "max_duration_timeout": Cause.DEADLINE,
 }
+# What the gateway stopped by itself; the same in metadata, when it ended the stream with an event.
+_STOPPED = "sidecar_"
 _NEVER_SENT = ("rbac_access_denied", "ext_proc_error", "spurious_message")
 _ANSWERED = "via_upstream"
 _BROKEN_OFF = frozenset({Cause.UPSTREAM_RESET, Cause.UPSTREAM_TIMEOUT, Cause.DEADLINE, Cause.GATEWAY_ERROR})
@@ -37,7 +42,9 @@ _MOST_TOKENS = 1_000_000_000
 class Observation:
     """What an access-log entry says. None of tokens means that the Router did not say.
 
-    `input_tokens` are all, `cached_tokens` of them read from a cache; so with the output and `reasoning_tokens`.
+    `input_tokens` are all, `cached_tokens` of them read from a cache; so with the output and `reasoning_tokens`. `done`
+    says that a stream's own end has passed, `failed` that it told of a failure, `stopped` why the gateway ended it, if
+    it did. `dispatched_ms` is when the Router got the request. `decision` and `cost` are its words, as it said them.
     """
 
     status: int
@@ -52,12 +59,19 @@ class Observation:
     ended_ms: int
     cached_tokens: int | None = None
     reasoning_tokens: int | None = None
+    done: bool = False
+    failed: bool = False
+    stopped: str = ""
+    dispatched_ms: int | None = None
+    decision: str = ""
+    cost: str = ""
 
 
 def read(seen: Observation, admission: Admission) -> Ending:
     """The ending of an admitted request."""
     state, cause = _outcome(seen)
     usage, source = _usage(seen, admission, cause)
+    actual_cost = json_object(seen.cost)
     return Ending(
         state=state,
         cause=cause,
@@ -71,20 +85,24 @@ def read(seen: Observation, admission: Admission) -> Ending:
         ended_ms=seen.ended_ms,
         cached_tokens=usage.cached,
         reasoning_tokens=usage.reasoning,
-        charges=_charges(seen, cause, usage, admission),
+        charges=_charges(seen, cause, _priced(usage, admission, seen.cost if actual_cost else "")),
+        dispatched_ms=seen.dispatched_ms,
+        routing_snapshot=json_object(seen.decision),
+        actual_cost=actual_cost,
     )
 
 
-def lost(admission: Admission, *, events: int, ended_ms: int) -> Ending:
+def lost(admission: Admission, *, events: int, ended_ms: int, cause: Cause | None = None) -> Ending:
     """The ending of a request that nobody reports any more. What it reserved stands for what it used.
 
-    When its progress is known, the events it wrote count instead of the reserved output.
+    When its progress is known, the events it wrote count instead of the reserved output. `cause` is why the gateway
+    itself stopped it, if it did.
     """
     output = min(events, admission.output_reserved) if events else admission.output_reserved
     usage = TokenUsage(input=admission.input_estimate, output=output)
     return Ending(
-        state=State.FAILED,
-        cause=Cause.GATEWAY_LOST,
+        state=State.CANCELLED if cause in STOPPING else State.FAILED,
+        cause=cause if cause in STOPPING else Cause.GATEWAY_LOST,
         status=0,
         input_tokens=usage.input,
         output_tokens=usage.output,
@@ -98,10 +116,21 @@ def lost(admission: Admission, *, events: int, ended_ms: int) -> Ending:
 
 
 def _outcome(seen: Observation) -> tuple[State, Cause]:
+    stopped = seen.stopped or seen.details.removeprefix(_STOPPED)
+    if stopped in STOPPING:
+        return State.CANCELLED, Cause(stopped)
+    # Whoever has the whole stream may leave, before Envoy has seen the Router's connection end.
+    if seen.done and seen.passed:
+        return (State.FAILED, Cause.UPSTREAM_ERROR) if seen.failed else (State.COMPLETED, Cause.FINISHED)
     if seen.client_gone or seen.details.startswith(_CLIENT_GONE):
         return State.CANCELLED, Cause.CLIENT_DISCONNECT
+    return _without_the_client(seen)
+
+
+def _without_the_client(seen: Observation) -> tuple[State, Cause]:
     if not seen.passed or seen.details.startswith(_NEVER_SENT):
-        return State.FAILED, Cause.GATEWAY_ERROR
+        # In line, a worker that dies takes along the answer that passes through it.
+        return State.FAILED, Cause.GATEWAY_ERROR if not seen.passed or _is_silent(seen) else Cause.GATEWAY_LOST
     timeout = _TIMEOUTS.get(seen.details)
     if timeout is not None:
         return State.TIMED_OUT, timeout
@@ -150,12 +179,21 @@ def _estimate(seen: Observation, admission: Admission, cause: Cause) -> tuple[in
     # that left before the answer had asked for it all the same.
     if admission.stream:
         return admission.input_estimate, min(seen.events, _MOST_TOKENS)
-    output = estimate.tokens(seen.response_bytes) if seen.response_bytes else 0
+    # With another status than 2xx, the bytes are those of an error.
+    output = estimate.tokens(seen.response_bytes) if seen.response_bytes and seen.status in _SUCCESS else 0
     return admission.input_estimate, min(output, _MOST_TOKENS)
 
 
-def _charges(seen: Observation, cause: Cause, usage: TokenUsage, admission: Admission) -> Charges:
+def _priced(usage: TokenUsage, admission: Admission, cost: str) -> tuple[TokenUsage, Charges]:
+    """The usage, and what it counts for: money is what the Router says that it cost, else the price of the tokens."""
+    whole = charges(usage, admission.rates)
+    actual = micro_dollars(cost)
+    return usage, whole if actual is None else msgspec.structs.replace(whole, cost=actual)
+
+
+def _charges(seen: Observation, cause: Cause, used: tuple[TokenUsage, Charges]) -> Charges:
     """What the limits count: all that was used, or nothing when nothing came of it through no fault of the caller's."""
+    usage, whole = used
     if not seen.passed:
         return NOTHING
     if cause is Cause.UPSTREAM_ERROR and not usage.output:
@@ -163,7 +201,7 @@ def _charges(seen: Observation, cause: Cause, usage: TokenUsage, admission: Admi
         return NOTHING if _is_the_routers_fault(seen.status) else Charges(requests=1)
     if cause in _BROKEN_OFF and not usage.output and _is_silent(seen):
         return NOTHING
-    return charges(usage, admission.rates)
+    return whole
 
 
 def _is_the_routers_fault(status: int) -> bool:

@@ -5,7 +5,7 @@ Only the fields that the gateway acts on are looked at; all others pass to the R
 
 import json
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 
@@ -15,6 +15,8 @@ from authz.routes import Dialect
 _MAX_MODEL_LENGTH = 256
 # No model writes more in one answer; beyond it a number is a mistake, and arithmetic on it a risk.
 _MAX_TOKENS = 100_000_000
+# Of all prompts of a request together: each may be answered with the maximum of tokens.
+_MAX_CHOICES = 2_048
 
 _Tokens = Annotated[int, msgspec.Meta(ge=1, le=_MAX_TOKENS)]
 # A control character is in no model's name, and U+0000 in no text of Postgres.
@@ -44,8 +46,29 @@ class _ChatBody(_OptionsBody, kw_only=True):
     n: _Choices | None = None
 
 
+class _CompletionsBody(_OptionsBody, kw_only=True):
+    """A null prompt is the beginning of a new document; a list holds texts, one text's tokens, or lists of tokens."""
+
+    prompt: str | Annotated[list[Any], msgspec.Meta(min_length=1)] | None
+    n: _Choices | None = None
+    best_of: _Choices | None = None
+
+
 class _InferBody(_OptionsBody, kw_only=True):
     input: str | list[Any] | dict[str, Any]
+
+
+class _ResponsesBody(msgspec.Struct):
+    """What is to be answered may also stand in a stored prompt, or in what was said before."""
+
+    model: _Model
+    input: str | list[Any] | None = None
+    prompt: dict[str, Any] | None = None
+    previous_response_id: str | None = None
+    conversation: str | dict[str, Any] | None = None
+    max_output_tokens: _Tokens | None = None
+    stream: bool | None = None
+    background: bool | None = None
 
 
 class _MessagesBody(msgspec.Struct):
@@ -61,14 +84,14 @@ class _EmbeddingsBody(msgspec.Struct):
     input: str | list[Any]
 
 
-_AnyBody = _ChatBody | _InferBody | _MessagesBody | _EmbeddingsBody
+_AnyBody = _ChatBody | _CompletionsBody | _InferBody | _ResponsesBody | _MessagesBody | _EmbeddingsBody
 
 
 class InferenceRequest(msgspec.Struct, frozen=True, kw_only=True):
     """What a valid body asks for.
 
     `max_output_tokens` is of all `choices` together, None when the caller names no maximum, and 0 when the answer holds
-    no tokens. `body` is what
+    no tokens; `output_field` is the field that names it, or would. `body` is what
     the Router gets instead of the original when that must change; `strip_usage` says that the usage event which the
     change asks for is the gateway's, not the client's.
     """
@@ -78,12 +101,23 @@ class InferenceRequest(msgspec.Struct, frozen=True, kw_only=True):
     max_output_tokens: int | None
     size: int
     choices: int = 1
+    output_field: str = "max_tokens"
     body: bytes | None = None
     strip_usage: bool = False
 
 
+class _Output(NamedTuple):
+    """The maximum that a body names for each of its choices, in which field, and how many choices there are."""
+
+    most: int | None
+    field: str = "max_tokens"
+    choices: int = 1
+
+
 _DECODERS: "dict[Dialect, msgspec.json.Decoder[Any]]" = {
     Dialect.OPENAI_CHAT: msgspec.json.Decoder(_ChatBody),
+    Dialect.OPENAI_COMPLETIONS: msgspec.json.Decoder(_CompletionsBody),
+    Dialect.OPENAI_RESPONSES: msgspec.json.Decoder(_ResponsesBody),
     Dialect.OPENAI_EMBEDDINGS: msgspec.json.Decoder(_EmbeddingsBody),
     Dialect.ANTHROPIC_MESSAGES: msgspec.json.Decoder(_MessagesBody),
     Dialect.INFER: msgspec.json.Decoder(_InferBody),
@@ -107,34 +141,78 @@ def validate(body: bytes, dialect: Dialect) -> InferenceRequest | Refusal:
         return Refusal(reason=Reason.INVALID_JSON, message="The body is nested too deeply.")
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         return Refusal(reason=Reason.INVALID_JSON, message=f"The body is not valid JSON: {error}.")
-    if isinstance(found, _MessagesBody):
-        return _with_usage_unasked(found, body)
-    if isinstance(found, _EmbeddingsBody):
-        return InferenceRequest(model=found.model, stream=False, max_output_tokens=0, size=len(body))
-    return _with_usage_on_request(found, body)
+    return _read(found, body)
 
 
-def _with_usage_unasked(found: _MessagesBody, body: bytes) -> InferenceRequest:
-    """An Anthropic stream always says its usage, and there is no option to ask for."""
+def _read(found: _AnyBody, body: bytes) -> InferenceRequest | Refusal:
+    match found:
+        case _ChatBody():
+            return _with_usage_on_request(found, body, _chat_output(found))
+        case _CompletionsBody():
+            return _completion(found, body)
+        case _InferBody():
+            return _with_usage_on_request(found, body, _Output(found.max_tokens))
+        case _ResponsesBody():
+            return _response(found, body)
+        case _MessagesBody():
+            return _with_usage_unasked(found, body, _Output(found.max_tokens))
+        case _EmbeddingsBody():
+            return InferenceRequest(model=found.model, stream=False, max_output_tokens=0, size=len(body))
+
+
+def _chat_output(found: _ChatBody) -> _Output:
+    """The larger of the two maxima: whichever the model heeds, there is room."""
+    newer, older = found.max_completion_tokens, found.max_tokens
+    if newer is None or (older is not None and older > newer):
+        return _Output(older, "max_tokens", found.n or 1)
+    return _Output(newer, "max_completion_tokens", found.n or 1)
+
+
+def _completion(found: _CompletionsBody, body: bytes) -> InferenceRequest | Refusal:
+    prompt = found.prompt
+    prompts = len(prompt) if isinstance(prompt, list) and not isinstance(prompt[0], int) else 1
+    # All candidates are written, and charged, however many of them are given.
+    choices = prompts * max(found.n or 1, found.best_of or 1)
+    if choices > _MAX_CHOICES:
+        return _invalid(f"Expected at most {_MAX_CHOICES} answers to all prompts together - at `$.prompt`")
+    return _with_usage_on_request(found, body, _Output(found.max_tokens, choices=choices))
+
+
+def _response(found: _ResponsesBody, body: bytes) -> InferenceRequest | Refusal:
+    if found.background:
+        return Refusal(
+            reason=Reason.INVALID_BODY,
+            param="background",
+            message="The field 'background' must not be true: the gateway follows a request by its connection.",
+        )
+    if all(said is None for said in (found.input, found.prompt, found.previous_response_id, found.conversation)):
+        return _invalid("Object missing required field `input`")
+    return _with_usage_unasked(found, body, _Output(found.max_output_tokens, "max_output_tokens"))
+
+
+def _with_usage_unasked(found: _MessagesBody | _ResponsesBody, body: bytes, output: _Output) -> InferenceRequest:
+    """A stream of Anthropic's or of the Responses API always says its usage, and there is no option to ask for."""
     return InferenceRequest(
-        model=found.model, stream=bool(found.stream), max_output_tokens=found.max_tokens, size=len(body)
+        model=found.model,
+        stream=bool(found.stream),
+        max_output_tokens=output.most,
+        output_field=output.field,
+        size=len(body),
     )
 
 
-def _with_usage_on_request(found: _ChatBody | _InferBody, body: bytes) -> InferenceRequest | Refusal:
+def _with_usage_on_request(found: _OptionsBody, body: bytes, output: _Output) -> InferenceRequest | Refusal:
     options = found.stream_options
     if options is not None and not isinstance(options.get("include_usage", False), bool | None):
         return _invalid("Expected `bool` - at `$.stream_options.include_usage`")
-    limits = [found.max_tokens, found.max_completion_tokens if isinstance(found, _ChatBody) else None]
-    named = max((limit for limit in limits if limit is not None), default=None)
-    choices = (found.n or 1) if isinstance(found, _ChatBody) else 1
     asks_usage = bool(found.stream and not (options or {}).get("include_usage"))
     return InferenceRequest(
         model=found.model,
         stream=bool(found.stream),
-        max_output_tokens=None if named is None else named * choices,
+        max_output_tokens=None if output.most is None else output.most * output.choices,
+        output_field=output.field,
         size=len(body),
-        choices=choices,
+        choices=output.choices,
         body=_asking_for_usage(body, options) if asks_usage else None,
         strip_usage=asks_usage,
     )

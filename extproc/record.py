@@ -4,6 +4,7 @@ from enum import StrEnum
 
 import msgspec
 
+from authz.caps import NO_CAPS, Caps
 from extproc.lifecycle import Cause, State
 from quota.charges import NOTHING, Charges, Rates
 
@@ -29,7 +30,7 @@ class Admission(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     `input_estimate` and `output_reserved` are tokens, the former made of `input_bytes`. `output_named` says whether
     the caller named the output's maximum. `rates` are those of its model
     at that time: it is charged by them whoever settles it. It travels in Envoy's dynamic metadata and stands in Redis,
-    so that whoever sees the end can write the whole row, even when the other two have lost it.
+    so that whoever sees the end can write the whole row, even when the other two have lost it. `caps` are its plan's.
     """
 
     request_id: str
@@ -50,13 +51,15 @@ class Admission(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     degraded: Degraded = Degraded.NO
     plan: str = ""
     output_named: bool = False
+    caps: Caps = NO_CAPS
 
 
 class Ending(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How a request ended, and what it used. Times are milliseconds since the epoch; `status` 0 is no answer sent.
 
     Of the input tokens `cached_tokens` were read from a cache, of the output `reasoning_tokens` were never shown.
-    `charges` is what the limits count; a request that got nothing for it counts nothing.
+    `charges` is what the limits count; a request that got nothing for it counts nothing. `dispatched_ms` is when the
+    Router got it, None when it did not. `routing_snapshot` and `actual_cost` are the Router's words, JSON or empty.
     """
 
     state: State
@@ -72,6 +75,9 @@ class Ending(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     cached_tokens: int = 0
     reasoning_tokens: int = 0
     charges: Charges = NOTHING
+    dispatched_ms: int | None = None
+    routing_snapshot: str = ""
+    actual_cost: str = ""
 
 
 class UsageRecord(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,19 +14,25 @@ from typing import TypeVar
 
 from extproc import admission as admissions
 from extproc import ending as endings
+from extproc import lifecycle_events
+from extproc.lifecycle import FINAL, STOPPING, Cause, predecessors
 from extproc.record import Admission, Ending
-from quota.reservation import QuotaOutage, Reservations, Settlement
+from quota.reservation import Progress, QuotaOutage, Reservations, Settlement
 
 # The access log arrives within milliseconds of the end, and its recorder waits up to 2 s for Redis: a stream that
 # closed so long ago has lost its entry. After an outage the grace begins anew, for Redis comes back to all processes
 # at once, and whoever knows how a request ended is to say so before it is called lost.
 GRACE_SECONDS = 3.0
 RETRY_SECONDS = 0.25
+# A client that leaves in the midst of its admission is told of before its reservation is made. By then it has been, and
+# the grace, which begins after it, has not passed.
+LOOK_AGAIN_SECONDS = 2.0
 # What waits for Redis is bounded; beyond it the oldest is left to the sweeper.
 MAX_WAITING = 100_000
 # What a flush, or a failover, can make Redis forget before the ledger has it: that of some seconds, a kilobyte each.
 MAX_REMEMBERED = 10_000
 _BATCH = 500
+_BEFORE = {state: predecessors(state) for state in FINAL}
 _T = TypeVar("_T")
 
 
@@ -34,6 +40,7 @@ _T = TypeVar("_T")
 class _Closed:
     admission: Admission
     closed_at: float
+    stopped: Cause | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +74,7 @@ class Settler:
         self._closed: OrderedDict[str, _Closed] = OrderedDict()
         self._out_at = -math.inf
         self._waiting: OrderedDict[str, _Operation] = OrderedDict()
+        self._unsure: deque[tuple[float, _Operation]] = deque(maxlen=MAX_WAITING)
         self._taken: deque[Settlement] = deque(maxlen=MAX_REMEMBERED)
         self._running: set[asyncio.Task[None]] = set()
 
@@ -81,16 +89,21 @@ class Settler:
         self._start(_Operation(admission, ending, settlement(admission, ending)))
 
     def settle_if_reserved(self, admission: Admission, ending: Ending) -> None:
-        """Settle a request that may have been reserved, but was never let pass."""
-        self._start(_Operation(admission, ending, replace(settlement(admission, ending), admission=None)))
+        """Settle a request that may have been reserved, but was never let pass. Its reservation is looked for twice."""
+        operation = _Operation(admission, ending, replace(settlement(admission, ending), admission=None))
+        self._start(operation)
+        self._unsure.append((self._now() + LOOK_AGAIN_SECONDS, operation))
 
     def release(self, admission: Admission) -> None:
         """Undo a reservation whose answer did not come: whether it was made is unknown."""
         self._start(_Operation(admission, None, None))
 
-    def stream_closed(self, admission: Admission) -> None:
-        """The ext_proc stream of a request has ended; its access-log entry should come now."""
-        _remember(self._closed, admission.request_id, _Closed(admission, self._now()))
+    def stream_closed(self, admission: Admission, stopped: Cause | None = None) -> None:
+        """The ext_proc stream of a request has ended; its access-log entry should come now.
+
+        `stopped` is why the gateway itself has stopped it, if it has.
+        """
+        _remember(self._closed, admission.request_id, _Closed(admission, self._now(), stopped))
 
     async def run(self) -> None:
         """Retry what waits and settle what has lost its log entry, until cancelled."""
@@ -100,6 +113,8 @@ class Settler:
 
     async def tick(self) -> None:
         """One round of `run`."""
+        while self._unsure and self._unsure[0][0] <= self._now():
+            self._start(self._unsure.popleft()[1])
         try:
             await self._settle_unlogged()
         except QuotaOutage:
@@ -171,7 +186,8 @@ class Settler:
             # What was admitted without the store is not open there either, whether somebody has settled it or not.
             settled = events is None and not admission.degraded
             if known and not settled and admission.request_id not in self._waiting:
-                self.settle(admission, endings.lost(admission, events=events or 0, ended_ms=self._now_ms()))
+                lost = endings.lost(admission, events=events or 0, ended_ms=self._now_ms(), cause=closed.stopped)
+                self.settle(admission, lost)
 
     def _due(self) -> list[_Closed]:
         latest = self._now() - GRACE_SECONDS
@@ -195,9 +211,16 @@ def settlement(admission: Admission, ending: Ending, *, only_if_overdue: bool = 
     """What the store is asked to settle."""
     return Settlement(
         organization_id=admission.organization_id,
+        tenant_id=admission.tenant_id,
         request_id=admission.request_id,
         charges=ending.charges,
         ending=endings.encode(ending),
+        progress=Progress(
+            stage=ending.state,
+            after=_BEFORE[ending.state],
+            events=ending.events,
+            event=lifecycle_events.encode(lifecycle_events.ended(admission, ending)),
+        ),
         admission=None if only_if_overdue else admissions.encode(admission),
         only_if_overdue=only_if_overdue,
     )
@@ -208,7 +231,8 @@ async def sweep(reservations: Reservations, *, now_ms: int) -> list[tuple[Admiss
     swept = []
     for found in await reservations.overdue(limit=_BATCH):
         admission = admissions.decode(found.admission)
-        ending = endings.lost(admission, events=found.events, ended_ms=now_ms)
+        cause = Cause(found.stopping) if found.stopping in STOPPING else None
+        ending = endings.lost(admission, events=found.events, ended_ms=now_ms, cause=cause)
         if await reservations.settle(settlement(admission, ending, only_if_overdue=True)):
             swept.append((admission, ending))
     return swept

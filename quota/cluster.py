@@ -16,6 +16,7 @@ from quota.pipe import Argument, RedisPipe
 from quota.reservation import QuotaOutage
 
 _KEY_AT = {"EVAL": 3, "EVALSHA": 3, "XGROUP": 2, "XINFO": 2, "OBJECT": 2}
+_STREAMS_NAMED_LATE = ("XREAD", "XREADGROUP")
 _KEYLESS = frozenset(
     {"CLUSTER", "CONFIG", "DBSIZE", "ECHO", "FLUSHALL", "FLUSHDB", "INFO", "KEYS", "PING", "SCAN", "SCRIPT", "TIME"}
 )
@@ -186,7 +187,7 @@ def slot_of(command: Sequence[Argument]) -> int:
     name = command[0]
     if name in _KEYLESS:
         raise ValueError(f"{name!r} names no key: which server of the cluster is meant?")
-    at = command.index("STREAMS") + 1 if name == "XREADGROUP" else _KEY_AT.get(str(name), 1)
+    at = command.index("STREAMS") + 1 if name in _STREAMS_NAMED_LATE else _KEY_AT.get(str(name), 1)
     key = command[at]
     return key_slot(key if isinstance(key, bytes) else str(key).encode())
 

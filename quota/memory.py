@@ -10,16 +10,44 @@ from quota.applied import AppliedLimit, AppliedLimits
 from quota.charges import NOTHING, Charges
 from quota.counters import SLOT_RETRY_MS, Hold, SlotCounter, WindowCounter, burst_of, span_of
 from quota.limit import Window
-from quota.reservation import Claim, Exceeded, Overdue, Reservation, SettledEvent, Settlement, Standing
+from quota.memory_events import MemorySettledEvents
+from quota.reservation import (
+    Claim,
+    Exceeded,
+    Known,
+    Overdue,
+    Progress,
+    Reservation,
+    SettledEvent,
+    Settlement,
+    Standing,
+)
 
 
 @dataclass(slots=True)
 class _Record:
-    admission: bytes
+    claim: Claim
     reservation: Reservation
     holds: list[Hold]
     lease_end_ms: int
+    stage: str
     events: int = 0
+    stopping: str = ""
+    step: bytes = b""
+
+    def follows(self, progress: Progress) -> bool:
+        return not self.stage or self.stage in progress.after
+
+    def known(self) -> Known:
+        return Known(
+            request_id=self.claim.request_id,
+            admission=self.claim.admission,
+            stage=self.stage,
+            events=self.events,
+            at_ms=self.reservation.at_ms,
+            stopping=self.stopping,
+            step=self.step,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +64,7 @@ class _Refusal:
 
 
 class MemoryReservations:
-    """Reservations of one process. `now_ms` is milliseconds since the epoch."""
+    """Reservations of one process. `now_ms` is milliseconds since the epoch; `log` is what observers are told."""
 
     def __init__(self, now_ms: Callable[[], int]) -> None:
         self._now_ms = now_ms
@@ -45,8 +73,8 @@ class MemoryReservations:
         self._released: set[str] = set()
         self._windows: dict[str, WindowCounter] = {}
         self._slots: dict[str, SlotCounter] = {}
-        self._events: list[SettledEvent] = []
-        self._event_count = 0
+        self._events = MemorySettledEvents()
+        self.log: list[bytes] = []
 
     async def reserve(self, claim: Claim) -> Reservation | Exceeded:
         """See `Reservations.reserve`."""
@@ -77,12 +105,16 @@ class MemoryReservations:
         if record is None:
             if settlement.admission is None or request_id in self._settled:
                 return False
-            self._append(settlement.admission, settlement.ending, None)
+            admission, reserved = settlement.admission, None
         else:
             if settlement.only_if_overdue and record.lease_end_ms > self._now_ms():
                 return False
+            if not record.follows(settlement.progress):
+                return False
+            admission, reserved = settlement.admission or record.claim.admission, record.known()
             self._end(request_id, settlement.charges)
-            self._append(settlement.admission or record.admission, settlement.ending, record.reservation.at_ms)
+        self._events.append(settlement, admission, reserved, now_ms=self._now_ms())
+        self._tell(settlement.progress.event)
         self._settled.add(request_id)
         return True
 
@@ -95,18 +127,46 @@ class MemoryReservations:
         self._end(request_id, NOTHING)
         return True
 
-    async def renew(self, organization_id: str, request_id: str, *, lease_ms: int, events: int) -> bool:
+    async def renew(self, organization_id: str, request_id: str, *, lease_ms: int, progress: Progress) -> str | None:
         """See `Reservations.renew`."""
         del organization_id
         record = self._open.get(request_id)
         if record is None:
-            return False
+            return None
         record.lease_end_ms = self._now_ms() + lease_ms
-        record.events = max(record.events, events)
+        record.events = max(record.events, progress.events)
         for hold in record.holds:
             if hold.limit.window is Window.LEASE:
                 self._slots_of(hold.counter).ends[request_id] = record.lease_end_ms
+        if progress.stage and record.follows(progress):
+            record.stage, record.step = progress.stage, progress.event
+            self._tell(progress.event)
+        return record.stopping
+
+    async def stop(self, organization_id: str, request_id: str, *, why: str) -> bool:
+        """See `Reservations.stop`."""
+        del organization_id
+        record = self._open.get(request_id)
+        if record is None:
+            return False
+        record.stopping = record.stopping or why
         return True
+
+    async def find(self, organization_id: str, request_id: str) -> Known | None:
+        """See `Reservations.find`."""
+        del organization_id
+        record = self._open.get(request_id)
+        if record is not None:
+            return record.known()
+        return self._events.find(request_id)
+
+    async def open_of(self, organization_id: str, tenant_id: str, *, limit: int) -> list[Known]:
+        """See `Reservations.open_of`."""
+        del organization_id
+        running = [record.known() for record in self._open.values() if record.claim.tenant_id == tenant_id]
+        placed = [(known.at_ms or 0, known) for known in running] + list(self._events.of_tenant(tenant_id))
+        placed.sort(key=lambda each: (each[0], each[1].request_id), reverse=True)
+        return [known for _, known in placed[:limit]]
 
     async def progress(self, requests: Sequence[tuple[str, str]]) -> list[int | None]:
         """See `Reservations.progress`."""
@@ -117,7 +177,12 @@ class MemoryReservations:
         """See `Reservations.overdue`."""
         now_ms = self._now_ms()
         found = [
-            Overdue(request_id=request_id, admission=record.admission, events=record.events)
+            Overdue(
+                request_id=request_id,
+                admission=record.claim.admission,
+                events=record.events,
+                stopping=record.stopping,
+            )
             for request_id, record in self._open.items()
             if record.lease_end_ms <= now_ms
         ]
@@ -130,13 +195,11 @@ class MemoryReservations:
 
     async def read(self, *, count: int, wait_ms: int) -> list[SettledEvent]:
         """See `SettledEvents.read`; never waits."""
-        del wait_ms
-        return self._events[:count]
+        return await self._events.read(count=count, wait_ms=wait_ms)
 
     async def acknowledge(self, events: Sequence[SettledEvent]) -> None:
         """See `SettledEvents.acknowledge`."""
-        gone = {event.id for event in events}
-        self._events = [event for event in self._events if event.id not in gone]
+        await self._events.acknowledge(events)
 
     def used(self, applied_limit: AppliedLimit, time_zone: str = "UTC") -> int:
         """What the limit's counter holds now, in its unit."""
@@ -173,7 +236,8 @@ class MemoryReservations:
             standings=self._standings(claim.limits, now_ms),
             shadowed=shadowed,
         )
-        self._open[claim.request_id] = _Record(claim.admission, reservation, holds, lease_end_ms)
+        self._open[claim.request_id] = _Record(claim, reservation, holds, lease_end_ms, claim.stage)
+        self._tell(claim.event)
         return reservation
 
     def _hold(self, claim: Claim, applied: AppliedLimit, now_ms: int) -> Hold:
@@ -215,14 +279,6 @@ class MemoryReservations:
     def _slots_of(self, counter: str) -> SlotCounter:
         return self._slots.setdefault(counter, SlotCounter())
 
-    def _append(self, admission: bytes, ending: bytes, reserved_ms: int | None) -> None:
-        self._event_count += 1
-        self._events.append(
-            SettledEvent(
-                id=f"{self._event_count}-0",
-                shard=0,
-                admission=admission,
-                ending=ending,
-                reserved_ms=reserved_ms,
-            )
-        )
+    def _tell(self, event: bytes) -> None:
+        if event:
+            self.log.append(event)

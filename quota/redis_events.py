@@ -7,10 +7,11 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import msgspec
 from redis.exceptions import ResponseError
 
 from quota.pipe import Argument, Pipe
-from quota.redis import SHARDS, key_of
+from quota.redis import SHARDS, key_of, live_of, record_of
 from quota.reservation import QuotaOutage, SettledEvent
 
 _RESERVED_AT = b"at"
@@ -23,6 +24,16 @@ _AWAY_SECONDS = 1.0
 _MOST_TAKEN = 1000
 
 _Command = Sequence[Argument]
+
+
+class _Named(msgspec.Struct):
+    """What names a request's keys, of its admission."""
+
+    request_id: str
+    tenant_id: str
+
+
+_NAMES = msgspec.json.Decoder(_Named)
 
 
 class RedisSettledEvents:
@@ -77,6 +88,7 @@ class RedisSettledEvents:
         for event in events:
             by_stream.setdefault(key_of(event.shard, "events"), []).append(event.id)
         await self._forget(by_stream)
+        await self._drop_live(events)
 
     async def backlog(self) -> int:
         """How many settled requests are not in the ledger yet."""
@@ -155,6 +167,21 @@ class RedisSettledEvents:
         # Deleted first: an entry that is only acknowledged would stay for ever, and nobody would be given it again.
         _whole(await self._ask([("XDEL", stream, *those) for stream, those in ids.items()]))
         _whole(await self._ask([("XACK", stream, self.GROUP, *those) for stream, those in ids.items()]))
+
+    async def _drop_live(self, events: Sequence[SettledEvent]) -> None:
+        """The ledger answers for these now. What this leaves behind, should it fail, expires with the records."""
+        records, live = [], dict[str, list[str]]()
+        for event in events:
+            try:
+                named = _NAMES.decode(event.admission)
+            except (msgspec.DecodeError, UnicodeDecodeError):  # what cannot be written in the ledger either
+                continue
+            records.append(record_of(event.shard, named.request_id))
+            live.setdefault(live_of(event.shard, named.tenant_id), []).append(named.request_id)
+        await self._ask(
+            [("HDEL", record, "admission", "ending") for record in records]
+            + [("ZREM", index, *ids) for index, ids in live.items()]
+        )
 
     async def _ask(self, commands: Sequence[_Command]) -> list[Any]:
         """The answers, errors among them; the commands share a round trip."""

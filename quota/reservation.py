@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 from quota.applied import AppliedLimit, AppliedLimits
 from quota.charges import Charges
 
-_SEQUENCES_A_MILLISECOND = 1_000_000
+SEQUENCES_A_MILLISECOND = 1_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,16 +19,20 @@ class Claim:
 
     `amounts` is what to take in each unit; where there is less room, as little as `least` will do. `admission` is kept
     beside the reservation, untouched, for whoever settles it. The concurrency slots are held for `lease_ms` and as
-    long after each renewal.
+    long after each renewal. `stage` is what the request is once room is taken, and `event` what the log of its shard is
+    then told; empty for nothing.
     """
 
     organization_id: str
+    tenant_id: str
     request_id: str
     limits: AppliedLimits
     amounts: Charges
     least: Charges
     admission: bytes
     lease_ms: int
+    stage: str = ""
+    event: bytes = b""
 
 
 class Standing(NamedTuple):
@@ -78,24 +82,63 @@ class Settlement:
 
     `charges` is what it really counts for. `ending` joins the event for the ledger. `admission` is the settler's own
     copy of `Claim.admission`: it may know more, and outlives a store that has lost the reservation; without one, an
-    unknown request is left alone. With `only_if_overdue` a request whose lease still runs is left alone.
+    unknown request is left alone. With `only_if_overdue` a request whose lease still runs is left alone. `progress` is
+    the last step: a request in a stage that it may not follow is left alone.
     """
 
     organization_id: str
+    tenant_id: str
     request_id: str
     charges: Charges
     ending: bytes
+    progress: "Progress"
     admission: bytes | None = None
     only_if_overdue: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far a request has come: `stage`, which only one of `after` may precede, and so many `events` of its answer.
+
+    `event` is what the log of its shard is told when the stage is new; empty for nothing.
+    """
+
+    stage: str
+    after: tuple[str, ...]
+    events: int = 0
+    event: bytes = b""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """A request as the store knows it: open, or settled and not yet safe in the ledger.
+
+    `at_ms` is when room was taken, by the store's clock; None when it was settled without a reservation. `ending` is
+    what it was settled with, None while it is open. `stopping` is why it is to be stopped, empty when it is not.
+    `step` is the event of the last sign of life that told a new stage; empty without one.
+    """
+
+    request_id: str
+    admission: bytes
+    stage: str
+    events: int
+    at_ms: int | None
+    ending: bytes | None = None
+    stopping: str = ""
+    step: bytes = b""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Overdue:
-    """A request whose lease has run out: nobody reports it any more. `events` is the last progress reported."""
+    """A request whose lease has run out: nobody reports it any more. `events` is the last progress reported.
+
+    `stopping` is why it was to be stopped, empty when it was not.
+    """
 
     request_id: str
     admission: bytes
     events: int
+    stopping: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,8 +158,13 @@ class SettledEvent:
     @property
     def sequence(self) -> int:
         """Its place among the events of its shard, as one number."""
-        milliseconds, _, number = self.id.partition("-")
-        return int(milliseconds) * _SEQUENCES_A_MILLISECOND + int(number)
+        return sequence_of(self.id)
+
+
+def sequence_of(event_id: str) -> int:
+    """The id of an event in its stream, milliseconds and a number, as one number."""
+    milliseconds, _, number = event_id.partition("-")
+    return int(milliseconds) * SEQUENCES_A_MILLISECOND + int(number)
 
 
 class QuotaOutage(Exception):
@@ -147,8 +195,21 @@ class Reservations(Protocol):
         When there is none, one that comes within a minute takes nothing: it was sent before.
         """
 
-    async def renew(self, organization_id: str, request_id: str, *, lease_ms: int, events: int) -> bool:
-        """A request is alive: extend its lease and note its progress. False when it is not open."""
+    async def renew(self, organization_id: str, request_id: str, *, lease_ms: int, progress: Progress) -> str | None:
+        """A request is alive: extend its lease and note its progress.
+
+        Says why the request is to be stopped, empty when it is not; None when it is not open. A stage that the present
+        one may not precede changes nothing but the lease and the events.
+        """
+
+    async def stop(self, organization_id: str, request_id: str, *, why: str) -> bool:
+        """Note on an open request that it is to be stopped; the first reason stays. False when it is not open."""
+
+    async def find(self, organization_id: str, request_id: str) -> Known | None:
+        """The request, open or settled a short while ago; None when only the ledger may know it."""
+
+    async def open_of(self, organization_id: str, tenant_id: str, *, limit: int) -> list[Known]:
+        """Up to `limit` requests of the tenant that the store knows and the ledger may not, the latest first."""
 
     async def progress(self, requests: Sequence[tuple[str, str]]) -> list[int | None]:
         """For each (organization id, request id), the last events reported; None when it is not open."""

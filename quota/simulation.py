@@ -15,7 +15,7 @@ from quota.applied import AppliedLimit, AppliedLimits, Target, applied
 from quota.charges import Charges
 from quota.limit import Dimension, Limit
 from quota.memory import MemoryReservations
-from quota.reservation import Claim, Exceeded, Reservation, Settlement, Standing
+from quota.reservation import Claim, Exceeded, Progress, Reservation, Settlement, Standing
 
 MOST_CALLERS = 10
 """How many callers are named for a limit."""
@@ -23,6 +23,7 @@ MOST_CALLERS = 10
 _MOST_COUNTED = 1000
 _REMEMBERED_TARGETS = 10_000
 _SETTLED_TOGETHER = 1000
+_SETTLED = Progress(stage="", after=())  # no stage is simulated
 
 Carriers: TypeAlias = Callable[[Target], Iterable[tuple[Dimension, Iterable[Limit]]]]
 """The limits that each owner of a request carries, as `quota.applied.applied` takes them."""
@@ -181,7 +182,12 @@ class _Simulation:
         request = ended.request
         organization_id = request.target.organization_id
         settled = Settlement(
-            organization_id=organization_id, request_id=request.request_id, charges=request.settled, ending=b""
+            organization_id=organization_id,
+            tenant_id=request.target.tenant_id,
+            request_id=request.request_id,
+            charges=request.settled,
+            ending=b"",
+            progress=_SETTLED,
         )
         await self._reservations.settle(settled)
         await self._reservations.acknowledge(await self._reservations.read(count=_SETTLED_TOGETHER, wait_ms=0))
@@ -219,6 +225,7 @@ class _Simulation:
 def _claim(request: PastRequest, limits: AppliedLimits) -> Claim:
     return Claim(
         organization_id=request.target.organization_id,
+        tenant_id=request.target.tenant_id,
         request_id=request.request_id,
         limits=limits,
         amounts=request.asked,

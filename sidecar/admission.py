@@ -6,7 +6,10 @@ from functools import partial
 
 from extproc.admission import Tariff
 from extproc.admitter import Admitter, Quota
+from extproc.idempotency import IdempotencyKeys
+from extproc.live import LiveRequests
 from extproc.local_shares import LocalShares
+from extproc.once import Once
 from extproc.outage_policy import OutagePolicy
 from extproc.process import ExternalProcessor
 from extproc.settlement import Settler
@@ -25,6 +28,7 @@ from sidecar.model_rates import KnownRates
 from sidecar.settings import Settings
 from sidecar.shadow_refusals import ShadowRefusals
 from sidecar.signals import Reader
+from sidecar.stops import AskedStops
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,18 +36,25 @@ class Admission:
     """What answers Process, and what keeps its knowledge fresh until cancelled."""
 
     processor: ExternalProcessor
+    live: LiveRequests
+    once: Once
     reader: Reader
     shadow: ShadowRefusals
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stores:
-    """Where the limits are kept, who settles under them, and what tokens weigh."""
+    """Where the limits are kept, who settles under them, what tokens weigh, what is to be stopped.
+
+    `keys` know which requests were made before.
+    """
 
     reservations: Reservations
     settler: Settler
     pipe: Pipe
     rates: KnownRates
+    keys: IdempotencyKeys
+    asked: AskedStops
 
 
 def composed(settings: Settings, stores: Stores, logger: Logger) -> Admission:
@@ -64,8 +75,13 @@ def composed(settings: Settings, stores: Stores, logger: Logger) -> Admission:
         shadow.note(applied)
 
     admitter = Admitter(quota, stores.settler, now_ms=now_ms, observe_shadowed=observe_shadowed)
+    live = LiveRequests(observe=metrics.observe_stop)
+    pepper = settings.key_pepper.get_secret_value().encode()
+    once = Once(admitter, stores.keys, stores.reservations, pepper=pepper)
     return Admission(
-        processor=ExternalProcessor(admitter, now=time.time, observe=metrics.observe_admission),
+        processor=ExternalProcessor(admitter, live, once, now=time.time, observe=metrics.observe_admission),
+        live=live,
+        once=once,
         reader=Reader(RedisSignals(stores.pipe), estimates, shedding),
         shadow=shadow,
     )

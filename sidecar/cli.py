@@ -13,17 +13,22 @@ import typer
 from sidecar.commands import (
     audit,
     key,
+    ledger,
     limits,
     model,
     organization,
     plan,
+    requests,
     role,
+    router,
     signing_key,
     subject,
     tenant,
+    webhook,
     workload,
 )
 from sidecar.commands.admin_settings import store_settings
+from sidecar.commands.cancel import cancel
 from sidecar.commands.reconcile import reconcile
 from sidecar.commands.session import PlainErrors, fail
 from sidecar.commands.usage import usage
@@ -51,12 +56,17 @@ for noun, commands in {
     "key": key.app,
     "workload": workload.app,
     "subject": subject.app,
+    "webhook": webhook.app,
     "signing-key": signing_key.app,
+    "router": router.app,
+    "requests": requests.app,
     "audit": audit.app,
+    "ledger": ledger.app,
 }.items():
     app.add_typer(commands, name=noun)
 app.add_typer(envoy, name="envoy")
 app.command("usage")(usage)
+app.command("cancel")(cancel)
 app.command("reconcile")(reconcile)
 
 

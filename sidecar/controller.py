@@ -17,11 +17,17 @@ from starlette.types import ASGIApp
 
 from authz.key_ring import KeyRing
 from control.application import Resources, application
+from control.cancel import Stopping
+from control.observers import Observers
 from control.sessions import Lifetimes
+from quota.pipe import Pipe
 from quota.redis import RedisReservations
-from sidecar import logs, metrics, redis_client, signing_keys
+from quota.redis_log import RedisRequestLog
+from quota.redis_stops import RedisStops
+from sidecar import expired_keys, logs, metrics, redis_client, signing_keys, webhooks
 from sidecar.lifetime import run_until, termination
 from sidecar.logs import Logger
+from sidecar.router_client import RouterClient
 from sidecar.settings import Settings
 from sidecar.sockets import control_socket
 from store.database import opened
@@ -33,6 +39,8 @@ _REDIS_SECONDS = 1.0
 _GRACE_SECONDS = 3
 # Longer than Envoy keeps an idle connection (3 s, envoy/envoy.yaml): cut from here, it might have a request in it.
 _KEEP_ALIVE_SECONDS = 5
+# Nobody who watches a request has anything to say.
+_SOCKET_BYTES = 4096
 # Envoy passes on 60 KiB of headers by default.
 _HEADER_BYTES = 128 * 1024
 
@@ -55,7 +63,8 @@ class _Server(uvicorn.Server):
             uvicorn.Config(
                 app,
                 http="h11",
-                ws="none",
+                ws="websockets-sansio",
+                ws_max_size=_SOCKET_BYTES,
                 log_config=None,
                 access_log=False,
                 lifespan="off",
@@ -93,17 +102,23 @@ async def control(settings: Settings, logger: Logger) -> None:
     terminated = termination()
     dsn, pepper = settings.database_url.get_secret_value(), settings.key_pepper.get_secret_value().encode()
     pipe = redis_client.pipe(settings, deadline=_REDIS_SECONDS)
-    async with opened(dsn) as pool, contextlib.aclosing(pipe):
+    router = RouterClient(settings, observe=metrics.observe_router_stop)
+    async with opened(dsn) as pool, contextlib.aclosing(pipe), contextlib.aclosing(router):
         keys = _Keys()
+        reservations, observers = RedisReservations(pipe), Observers(RedisRequestLog(pipe))
         signing = signing_keys.refresher(pool, pepper=pepper, use=keys.use, logger=logger)
         resources = Resources(
             ring=lambda: keys.ring,
             sessions=RedisSessions(pipe, pepper=pepper),
             directory=PostgresDirectory(pool),
-            standings=RedisReservations(pipe),
+            standings=reservations,
+            live=reservations,
+            stopping=_stopping(reservations, pipe, router),
+            observers=observers,
             pool=pool,
             pepper=pepper,
             lifetimes=_lifetimes(settings),
+            webhooks_allow_private=settings.webhook_allow_private,
             now=_now,
             observe_error=metrics.error_observer(
                 lambda error: logger.error("unexpected", action="error", exc_info=error)
@@ -112,9 +127,16 @@ async def control(settings: Settings, logger: Logger) -> None:
         server = _Server(application(resources))
         serving = asyncio.create_task(server.serve(sockets=[_bound(settings)]))
         logger.info("controller starts", action="controller_started")
-        await run_until(terminated, signing.run(), IdentityListener(dsn, signing.announce).run(), _ended(serving))
+        announced = IdentityListener(dsn, signing.announce).run()
+        sending = webhooks.send(pool, settings, logger)
+        expiring = expired_keys.keep_deleting(pool, logger)
+        await run_until(terminated, signing.run(), observers.run(), announced, sending, expiring, _ended(serving))
         server.should_exit = True
         await serving
+
+
+def _stopping(reservations: RedisReservations, pipe: Pipe, router: RouterClient) -> Stopping:
+    return Stopping(marks=reservations, stops=RedisStops(pipe), ask_router=router.stop, observe=metrics.observe_cancel)
 
 
 def _lifetimes(settings: Settings) -> Lifetimes:

@@ -27,7 +27,7 @@ _OF_CLIENT_CERTIFICATES = (
 _CORS = "envoy.filters.http.cors"
 _BUFFER = "envoy.filters.http.buffer"
 _HOLD_HEADERS = "gateway.hold_headers"
-_LUA = "envoy.filters.http.lua"
+_LUA = {"envoy.filters.http.lua": "meter.lua", "gateway.usage": "usage.lua"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +91,8 @@ def _place_filters(manager: Any, max_body_bytes: int) -> None:
     by_name[_BUFFER]["max_request_bytes"] = max_body_bytes
     by_name[_HOLD_HEADERS]["max_request_bytes"] = max_body_bytes + _HEADROOM_BYTES
     # Whoever runs Envoy need not have this package.
-    by_name[_LUA]["default_source_code"] = {"inline_string": shipped("meter.lua").read_text()}
+    for name, script in _LUA.items():
+        by_name[name]["default_source_code"] = {"inline_string": shipped(script).read_text()}
 
 
 def _place_origins(manager: Any, origins: tuple[str, ...]) -> None:

@@ -17,6 +17,8 @@ from wire.transport import Service, StreamHandler, UnaryHandler
 _LINGER_SECONDS = 0.25
 # A request's body comes in one message, with the metadata around it.
 _HEADROOM_BYTES = 1_048_576
+# What an answer that passes in line brings at once was up to 2 MiB, whatever a request may bring.
+_LEAST_BYTES = 4_194_304
 
 
 class GrpcServer:
@@ -35,10 +37,16 @@ class GrpcServer:
         observe_error: Callable[[Exception], None],
         mode: int = 0o600,
     ) -> None:
-        limit = max_body_bytes + _HEADROOM_BYTES
+        limit = max(max_body_bytes, _LEAST_BYTES) + _HEADROOM_BYTES
         self._observe_error = observe_error
         self._server = grpc.aio.server(
-            options=[("grpc.max_receive_message_length", limit), ("grpc.max_send_message_length", limit)]
+            options=[
+                ("grpc.max_receive_message_length", limit),
+                ("grpc.max_send_message_length", limit),
+                # Envoy asks for a sign of life while a long answer passes and nothing else does. By default grpcio
+                # takes the third such ping within five minutes for abuse, and closes the connection with its streams.
+                ("grpc.http2.max_ping_strikes", 0),
+            ]
         )
         self._server.add_generic_rpc_handlers([self._generic_handler(service) for service in services])
         self._path = path

@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Protocol
 
 from authz.cached_directory import CachedDirectory
 from authz.cached_sessions import CachedSessions
@@ -25,7 +26,6 @@ from quota.pipe import Pipe
 from sidecar import metrics, signing_keys
 from sidecar.jwks_client import JwksClient
 from sidecar.logs import Logger
-from sidecar.refresher import Refresher
 from sidecar.refused_credentials import RefusedCredentials
 from sidecar.settings import Settings
 from store.database import DatabaseOutage, Pool
@@ -38,6 +38,16 @@ from store.sessions import RedisSessions
 # Less than Envoy waits for Check (envoy/envoy.yaml), so that the caller is told which part is away.
 _DIRECTORY_SECONDS = 1.0
 _KEY_USES_SECONDS = 10.0
+
+
+class Kept(Protocol):
+    """Something that is kept true beside the callers, and told of every change."""
+
+    def announce(self, change: str | None) -> None:
+        """A row has changed: `table:id:version`; anything else means that every one may have."""
+
+    async def run(self) -> None:
+        """Keep it true until cancelled."""
 
 
 class _CountedDirectory:
@@ -81,7 +91,7 @@ class Identity:
     authorization: Authorization
     listener: IdentityListener
     tokens: TokenVerifier
-    kept: tuple[Refresher, ...]
+    kept: tuple[Kept, ...]
     refused: RefusedCredentials
     guard: FailureGuard
     uses: KeyUses
@@ -112,7 +122,7 @@ class Identity:
 
 @contextlib.asynccontextmanager
 async def opened(
-    settings: Settings, pool: Pool, pipe: Pipe, logger: Logger, *, kept: tuple[Refresher, ...] = ()
+    settings: Settings, pool: Pool, pipe: Pipe, logger: Logger, *, kept: tuple[Kept, ...] = ()
 ) -> AsyncIterator[Identity]:
     """Put it together; what it opens is closed at the end of the block. `kept` is refreshed along with its own."""
     pepper = settings.key_pepper.get_secret_value().encode()
@@ -144,7 +154,7 @@ class _Parts:
     tokens: TokenVerifier
     identifier: Identifier
     guard: FailureGuard
-    kept: tuple[Refresher, ...]
+    kept: tuple[Kept, ...]
 
 
 def _composed(settings: Settings, pool: Pool, logger: Logger, *, parts: _Parts) -> Identity:

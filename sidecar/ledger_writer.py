@@ -2,13 +2,15 @@
 
 `python -m sidecar.ledger_writer`, started by `sidecar.serve`. An event is acknowledged after its row is committed and,
 when no counter held the request, charged; a row that is there already is left alone, and a charge made only once.
-Killed at any moment, it loses and doubles nothing. Beside it the counters are kept true to it (`sidecar.reconciler`).
+Killed at any moment, it loses and doubles nothing. Beside it the counters are kept true to it (`sidecar.reconciler`),
+and its months made and dropped (`sidecar.ledger_upkeep`).
 """
 
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
 
 import msgspec
 import uvloop
@@ -16,12 +18,14 @@ import uvloop
 from extproc import admission as admissions
 from extproc import ending as endings
 from extproc.record import UsageRecord
+from quota.ledger_backlog import LedgerBacklog, Waiting
 from quota.redis_events import RedisSettledEvents
 from quota.redis_repair import RedisRepair
 from quota.reservation import QuotaOutage, SettledEvent
 from sidecar import logs, metrics, redis_client
 from sidecar.comparison import Comparisons
 from sidecar.late_charges import LateCharges
+from sidecar.ledger_upkeep import LedgerUpkeep
 from sidecar.lifetime import run_until, termination
 from sidecar.logs import Logger
 from sidecar.reconciler import Event, Rebuilt, Reconciler, Repaired, Stalled
@@ -116,11 +120,19 @@ class LedgerWriter:
         self._out = outage is not None
 
 
-async def _export_metrics(events: RedisSettledEvents) -> None:
+async def export_backlog(backlog: LedgerBacklog) -> None:
+    """Show how far the ledger is behind, until cancelled; while Redis cannot be asked, as it was."""
     while True:
         await asyncio.sleep(_EXPORT_SECONDS)
         with contextlib.suppress(QuotaOutage):
-            metrics.LEDGER_BACKLOG.set(await events.backlog())
+            waiting = await backlog.waiting()
+            metrics.LEDGER_BACKLOG.set(sum(each.count for each in waiting))
+            metrics.LEDGER_LAG.set(_lag_seconds(waiting, now=time.time()))
+
+
+def _lag_seconds(waiting: Iterable[Waiting], *, now: float) -> float:
+    oldest = [each.oldest_ms / 1000 for each in waiting if each.oldest_ms is not None]
+    return max(0.0, now - min(oldest, default=now))
 
 
 def _telling(logger: Logger) -> Callable[[Event], None]:
@@ -158,7 +170,11 @@ async def write(settings: Settings, logger: Logger) -> None:
         comparisons = Comparisons(repair, pool, in_hand=writer.in_hand)
         reconciler = Reconciler(repair, comparisons, pool, observe=_telling(logger), now=time.monotonic)
         listener = IdentityListener(settings.database_url.get_secret_value(), reconciler.announce)
-        await run_until(terminated, writer.run(), reconciler.run(), listener.run(), _export_metrics(events))
+        upkeep = LedgerUpkeep(
+            pool, logger, retention_months=settings.ledger_retention_months, now=lambda: datetime.now(UTC)
+        )
+        exporting = export_backlog(LedgerBacklog(pipe))
+        await run_until(terminated, writer.run(), reconciler.run(), listener.run(), upkeep.run(), exporting)
 
 
 def main() -> None:

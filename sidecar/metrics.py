@@ -15,20 +15,26 @@ from authz.grant import Grant
 from authz.key_set import KeySetStatus
 from authz.refusal import Refusal
 from authz.token import RefusedToken
-from extproc.lifecycle import State
+from extproc.idempotency import Replay
+from extproc.lifecycle import Cause, State
 from extproc.record import Admission, Ending, UsageSource
 from quota.limit import Limit, OnOutage
+from sidecar.webhook_retries import Fate
+from store.webhook_upkeep import Backlog
 
 GRANTED = "granted"
 PUBLIC = "public"
 ADMITTED = "admitted"
+REPLAYED = "replayed"
 _EXPORT_SECONDS = 1.0
 
 CHECKS = Counter(
     "gateway_checks", "Decisions of ext_authz, by outcome: granted, public, or the reason of the refusal.", ["outcome"]
 )
 ADMISSIONS = Counter(
-    "gateway_admissions", "Decisions of ext_proc, by outcome: admitted, or the reason of the refusal.", ["outcome"]
+    "gateway_admissions",
+    "Decisions of ext_proc, by outcome: admitted, replayed, or the reason of the refusal.",
+    ["outcome"],
 )
 TOKENS_REFUSED = Counter("gateway_tokens_refused", "JWTs that were not right, by what was wrong.", ["issuer", "flaw"])
 KEY_SET_AGE = Gauge(
@@ -57,6 +63,14 @@ ERRORS = Counter("gateway_errors", "Failures that are the gateway's own fault, b
 SETTLEMENTS_WAITING = Gauge(
     "gateway_settlements_waiting", "Settlements that Redis has not taken yet.", multiprocess_mode="livesum"
 )
+STOPS = Counter("gateway_stops", "Requests that a worker stopped while they ran, by cause.", ["cause"])
+CANCELS = Histogram(
+    "gateway_cancel_seconds",
+    "How long callers who cancelled a request waited for its end, by what came of it.",
+    ["outcome"],
+    buckets=(0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 1.0, 2.5),
+)
+ROUTER_STOPS = Counter("gateway_router_stops", "Requests that the Router was asked to stop, by outcome.", ["outcome"])
 LIMIT_REFUSALS = Counter(
     "gateway_limit_refusals", "Requests that a limit refused, or in shadow mode would have refused.", ["limit", "mode"]
 )
@@ -89,9 +103,25 @@ DRIFT_REPAIRED = Counter("gateway_drift_repaired", "Counters that had drifted fr
 CHARGED_LATE = Counter(
     "gateway_charged_late", "Settled requests that no counter held, charged to their limits afterwards."
 )
+WEBHOOKS = Counter("gateway_webhook_deliveries", "Attempts to deliver a webhook, by what became of it.", ["outcome"])
+WEBHOOK_BACKLOG = Gauge(
+    "gateway_webhook_backlog",
+    "Deliveries of webhooks that wait, 100,000 at most.",
+    multiprocess_mode="livemostrecent",
+)
+WEBHOOK_LATE = Gauge(
+    "gateway_webhook_late_seconds",
+    "For how long the first delivery of a webhook that waits has been due.",
+    multiprocess_mode="livemostrecent",
+)
 LEDGER_ROWS = Counter("gateway_ledger_rows", "Rows written to the ledger.")
 LEDGER_BACKLOG = Gauge(
     "gateway_ledger_backlog", "Settled requests that are not in the ledger yet.", multiprocess_mode="livemostrecent"
+)
+LEDGER_LAG = Gauge(
+    "gateway_ledger_lag_seconds",
+    "How long ago the oldest request was settled that is not in the ledger yet; 0 without one.",
+    multiprocess_mode="livemostrecent",
 )
 
 # Counting in a dictionary costs a tenth of a labelled counter in a shared file: requests count here, and `flush`
@@ -105,8 +135,11 @@ def observe_check(outcome: Grant | Refusal | None) -> None:
     _tally[CHECKS, (label,)] += 1
 
 
-def observe_admission(outcome: Admission | Refusal) -> None:
+def observe_admission(outcome: Admission | Refusal | Replay) -> None:
     """Count a decision of ext_proc, and of the limit that refused."""
+    if isinstance(outcome, Replay):
+        _tally[ADMISSIONS, (REPLAYED,)] += 1
+        return
     if not isinstance(outcome, Refusal):
         _tally[ADMISSIONS, (ADMITTED,)] += 1
         return
@@ -118,6 +151,21 @@ def observe_admission(outcome: Admission | Refusal) -> None:
 def observe_shadowed(limit: Limit) -> None:
     """Count a limit in shadow mode that would have refused."""
     _tally[LIMIT_REFUSALS, (limit.name, limit.mode.value)] += 1
+
+
+def observe_stop(cause: Cause) -> None:
+    """Count a request that this worker stopped."""
+    _tally[STOPS, (cause.value,)] += 1
+
+
+def observe_cancel(outcome: str, seconds: float) -> None:
+    """Count a call that cancels a request, and how long it took."""
+    CANCELS.labels(outcome).observe(seconds)
+
+
+def observe_router_stop(outcome: str) -> None:
+    """Count a request that the Router was asked to stop."""
+    ROUTER_STOPS.labels(outcome).inc()
 
 
 def observe_outage_decision(on_outage: OnOutage, *, passed: bool) -> None:
@@ -153,6 +201,17 @@ def observe_tokens(observed: KeySetStatus | RefusedToken) -> None:
         return
     KEY_SET_AGE.labels(observed.issuer).set(math.inf if observed.age_seconds is None else observed.age_seconds)
     KEY_SET_FAILURES.labels(observed.issuer).set(observed.failures)
+
+
+def observe_webhook(fate: Fate, times: int) -> None:
+    """Count what became of attempts to deliver webhooks."""
+    WEBHOOKS.labels(fate.value).inc(times)
+
+
+def show_webhooks(backlog: Backlog) -> None:
+    """Show how much waits for webhooks."""
+    WEBHOOK_BACKLOG.set(backlog.waiting)
+    WEBHOOK_LATE.set(backlog.late_seconds)
 
 
 def flush() -> None:

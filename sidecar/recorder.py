@@ -8,17 +8,19 @@ workers.
 import asyncio
 import contextlib
 import time
+from dataclasses import dataclass
 from functools import partial
 
 import uvloop
 
-from extproc.access_log import AccessLog
+from extproc.access_log import AccessLog, Observers
 from extproc.admission import LEASE_MS
 from extproc.record import Admission, Ending
 from extproc.settlement import Settler, sweep
 from quota.overload import Targets
 from quota.redis import RedisReservations
 from quota.redis_signals import RedisSignals
+from quota.redis_stops import FOLLOW_DEADLINE_SECONDS, RedisStops
 from quota.reservation import QuotaOutage
 from sidecar import logs, metrics, redis_check, redis_client
 from sidecar.clock import now_ms
@@ -27,15 +29,26 @@ from sidecar.grpc_server import GrpcServer
 from sidecar.lifetime import run_until, termination
 from sidecar.logs import Logger
 from sidecar.lost_settlements import LostSettlements
+from sidecar.router_client import RouterClient
 from sidecar.settings import Settings
 from sidecar.signals import Publisher
 from sidecar.sockets import recorder_socket
+from sidecar.stops import AskedStops, Watch
 
 # Nobody waits for a settlement: more patience than an admission has.
 _REDIS_SECONDS = 2.0
 _SWEEP_SECONDS = 2.0
 _COUNT_SECONDS = 1.0
 _MS_PER_SECOND = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class _Heard:
+    """Who else is told what the access log says, and who knows what was to be stopped."""
+
+    publisher: Publisher
+    watch: Watch
+    asked: AskedStops
 
 
 async def _sweep(reservations: RedisReservations, logger: Logger) -> None:
@@ -82,8 +95,11 @@ async def record(settings: Settings, logger: Logger) -> None:
         metrics.SHED_SHARE.set(publisher.shed)
 
     settler = Settler(reservations, now=time.monotonic, now_ms=now_ms, observe=observe)
-    server = _server(settings, reservations, settler, publisher, logger)
-    async with contextlib.aclosing(pipe):
+    stops_pipe, asked = redis_client.pipe(settings, deadline=FOLLOW_DEADLINE_SECONDS), AskedStops()
+    router = RouterClient(settings, observe=metrics.observe_router_stop)
+    heard = _Heard(publisher, Watch(reservations, RedisStops(pipe), router.stop), asked)
+    server = _server(settings, reservations, settler, heard, logger)
+    async with contextlib.aclosing(pipe), contextlib.aclosing(stops_pipe), contextlib.aclosing(router):
         await server.start()
         logger.info("recorder listens", action="recorder_started")
         again = LostSettlements(pipe, settler, observe=partial(_tell_settled_again, logger))
@@ -93,6 +109,7 @@ async def record(settings: Settings, logger: Logger) -> None:
             publisher.run(),
             settler.run(),
             again.run(),
+            asked.follow(RedisStops(stops_pipe)),
         )
         await run_until(terminated, *background, metrics.export(show), _tell_concerns(settings, logger))
         await server.stop(0)
@@ -105,11 +122,19 @@ def _tell_settled_again(logger: Logger, count: int) -> None:
 
 
 def _server(
-    settings: Settings, reservations: RedisReservations, settler: Settler, publisher: Publisher, logger: Logger
+    settings: Settings, reservations: RedisReservations, settler: Settler, heard: _Heard, logger: Logger
 ) -> GrpcServer:
     observe_error = metrics.error_observer(lambda error: logger.error("unexpected", action="error", exc_info=error))
     access_log = AccessLog(
-        reservations, settler, observe_error=observe_error, observe_first_byte=publisher.observe_alive
+        reservations,
+        settler,
+        observe_error=observe_error,
+        observers=Observers(
+            first_byte=heard.publisher.observe_alive,
+            progress=heard.watch.observe_progress,
+            stopping=heard.watch.observe_stopping,
+            asked=heard.asked,
+        ),
     ).service()
     return GrpcServer(
         [access_log, Health([access_log.name]).service()],

@@ -39,6 +39,11 @@ class StoreSettings(BaseSettings):
     key_pepper: SecretStr = Field(
         description="Key of the keyed hashes of API keys, sessions and the audit trail, and of stored signing keys."
     )
+    webhook_allow_private: bool = Field(
+        default=False,
+        description="Whether webhooks may go to http and to private addresses. For trying out: on, a tenant can have "
+        "the gateway send to whatever stands beside it.",
+    )
 
     @field_validator("key_pepper")
     @classmethod
@@ -99,8 +104,16 @@ class Settings(StoreSettings):
         default=None,
         description="Share of the Router's answers that may be 5xx before it counts as overloaded; not set: any.",
     )
+    idempotency_hours: Annotated[int, Field(ge=1, le=720)] = Field(
+        default=24, description="For how long an idempotency key stands for its first request, from its first use."
+    )
     drain_seconds: Annotated[float, Field(ge=0)] = Field(
         default=30.0, description="How long running streams may go on after SIGTERM."
+    )
+    # A limit's window may be a month, or 31 days: what it counts is read from the ledger.
+    ledger_retention_months: Annotated[int, Field(ge=2)] | None = Field(
+        default=None,
+        description="How many whole months of the ledger are kept beside the current one; not set: all, for ever.",
     )
     log_format: Literal["console", "json"] = Field(default="console", description="For people, or for machines.")
 
@@ -117,6 +130,17 @@ class Settings(StoreSettings):
     router_api_key: SecretStr | None = Field(
         default=None,
         description="Sent to the Router as x-internal-api-key, for one that cannot verify x-gateway-identity.",
+    )
+    router_url: HttpUrl | None = Field(
+        default=None,
+        description="Where the Router is asked to stop a request that was cancelled, as `DELETE /v1/infer/{id}`; not "
+        "set: it is not asked, and sees its connection closed.",
+    )
+    end_revoked_streams: bool = Field(
+        default=False,
+        description="Whether running requests end when their key, principal, tenant or organization is revoked, "
+        "suspended or deleted. By default they run to their end, and are billed: what has been paid for is not thrown "
+        "away, and a key can be replaced without breaking what runs.",
     )
     session_idle_seconds: Annotated[int, Field(ge=60)] = Field(
         default=1800, description="After how long without a request a session ends, at most."

@@ -44,7 +44,7 @@ PEPPER_BYTES = 32
 # Everything shares one machine here, with whatever else runs on it: more patience than in production.
 QUOTA_DEADLINE_SECONDS = 0.5
 # What the administrative commands need, for `inference-gateway tenant list` beside a running `up`.
-ADMIN_VARIABLES = ("DATABASE_URL", "REDIS_URL", "GATEWAY_KEY_PEPPER")
+ADMIN_VARIABLES = ("DATABASE_URL", "REDIS_URL", "GATEWAY_KEY_PEPPER", "GATEWAY_WEBHOOK_ALLOW_PRIVATE")
 OK = 200
 
 
@@ -156,7 +156,7 @@ async def _start(run: Run, fleet: Fleet, journal: Journal) -> str:
         run.redis.start(fleet.launch),
         _start_router(run, fleet, router.port),
     )
-    key = await _start_sidecar(run, fleet, journal)
+    key = await _start_sidecar(run, fleet, journal, router)
     await _start_envoy(run, fleet, router)
     run.state.remember("demo.env", _demo_env(run.ports.url, certificates, key))
     return _greeting(run, key, seconds=time.monotonic() - began)
@@ -170,10 +170,10 @@ async def _start_router(run: Run, fleet: Fleet, port: int) -> None:
     await wait_until_ready(child, lambda: accepts(port), seconds=READY_SECONDS)
 
 
-async def _start_sidecar(run: Run, fleet: Fleet, journal: Journal) -> str:
+async def _start_sidecar(run: Run, fleet: Fleet, journal: Journal, router: RouterAddress) -> str:
     """Bring the database up to date and start the sidecar on it; returns a key that it accepts."""
     pepper = run.state.secret("pepper", lambda: secrets.token_hex(PEPPER_BYTES))
-    env = _sidecar_env(run, pepper)
+    env = {**_sidecar_env(run, pepper), "GATEWAY_ROUTER_URL": router.url}
     run.state.remember("admin.env", _shell({name: env[name] for name in ADMIN_VARIABLES}))
     migrate = Command(name="migrate", argv=(*run.product.cli, "migrate"), env=env, stop_seconds=1.0)
     await run_to_end(migrate, sink=journal.sink, seconds=MIGRATE_SECONDS)
@@ -222,6 +222,7 @@ def _sidecar_env(run: Run, pepper: str) -> Mapping[str, str]:
         "GATEWAY_OPS_PORT": str(run.ports.ops),
         "GATEWAY_DRAIN_SECONDS": str(DRAIN_SECONDS),
         "GATEWAY_QUOTA_DEADLINE_SECONDS": str(QUOTA_DEADLINE_SECONDS),
+        "GATEWAY_WEBHOOK_ALLOW_PRIVATE": "true",
     }
 
 

@@ -10,24 +10,32 @@ import gc
 import sys
 import time
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from functools import partial
 
 import uvloop
 
-from extproc.access_log import AccessLog
+from extproc.access_log import AccessLog, Observers
+from extproc.holder import Holder
 from extproc.settlement import Settler
 from quota.redis import RedisReservations
+from quota.redis_stops import FOLLOW_DEADLINE_SECONDS, RedisStops
 from sidecar import admission, identity, logs, metrics, redis_client
 from sidecar.admission import Admission, Stores
 from sidecar.clock import now_ms
 from sidecar.grpc_health import Health
 from sidecar.grpc_server import GrpcServer
+from sidecar.identity import Kept
 from sidecar.lifetime import termination
 from sidecar.logs import Logger
 from sidecar.model_rates import KnownRates
+from sidecar.revoked_streams import RevokedStreams
 from sidecar.settings import Settings
 from sidecar.sockets import worker_socket
-from store.database import opened
+from sidecar.stops import AskedStops
+from store import standing
+from store.database import Pool, opened
+from store.idempotency import PostgresIdempotencyKeys
 from wire.transport import Service
 
 # For how long a worker keeps an access-log stream that Envoy opened to it while the recorder was away.
@@ -50,13 +58,24 @@ async def _background(*coroutines: object) -> AsyncIterator[None]:
 async def work(settings: Settings, index: int, logger: Logger) -> None:
     """Serve until SIGTERM, then drain: new calls go to the other workers, running streams finish."""
     pipe = redis_client.pipe(settings, deadline=settings.quota_deadline_seconds)
+    stops_pipe = redis_client.pipe(settings, deadline=FOLLOW_DEADLINE_SECONDS)
     reservations = RedisReservations(pipe)
     settler = Settler(reservations, now=time.monotonic, now_ms=now_ms, observe=metrics.observe_settlement)
-    async with opened(settings.database_url.get_secret_value()) as pool, contextlib.aclosing(pipe):
+    async with (
+        opened(settings.database_url.get_secret_value()) as pool,
+        # Its own: retries that come all at once must not keep a caller from being looked up.
+        opened(settings.database_url.get_secret_value()) as keys_pool,
+        contextlib.aclosing(pipe),
+        contextlib.aclosing(stops_pipe),
+    ):
         rates = KnownRates(pool, logger=logger)
-        stores = Stores(reservations=reservations, settler=settler, pipe=pipe, rates=rates)
+        keys = PostgresIdempotencyKeys(keys_pool, lifetime=timedelta(hours=settings.idempotency_hours))
+        stores = Stores(
+            reservations=reservations, settler=settler, pipe=pipe, rates=rates, keys=keys, asked=AskedStops()
+        )
         admitting = admission.composed(settings, stores, logger)
-        async with identity.opened(settings, pool, pipe, logger, kept=(rates.refresher,)) as identified:
+        kept: tuple[Kept, ...] = (rates.refresher, *_ending_revoked(settings, pool, admitting))
+        async with identity.opened(settings, pool, pipe, logger, kept=kept) as identified:
             server, health = _server(
                 settings, index, logger, stores, [identified.authorization.service(), admitting.processor.service()]
             )
@@ -64,11 +83,24 @@ async def work(settings: Settings, index: int, logger: Logger) -> None:
                 identified.run(),
                 settler.run(),
                 admitting.reader.run(),
+                stores.asked.follow(RedisStops(stops_pipe), admitting.live),
                 metrics.export(partial(_export, settler, admitting)),
             ):
                 await _serve(server, health, settings.drain_seconds, logger)
                 await settler.finish()
+                await admitting.once.finish()
             await identified.finish()
+
+
+def _ending_revoked(settings: Settings, pool: Pool, admitting: Admission) -> tuple[RevokedStreams, ...]:
+    """What ends the requests of those who may not go on; nothing, unless the settings want it."""
+    if not settings.end_revoked_streams:
+        return ()
+
+    async def fallen(holders: set[Holder]) -> set[Holder]:
+        return await standing.fallen(pool, holders, now=datetime.now(UTC))
+
+    return (RevokedStreams(admitting.live, fallen),)
 
 
 def _server(
@@ -76,7 +108,11 @@ def _server(
 ) -> tuple[GrpcServer, Health]:
     observe_error = metrics.error_observer(lambda error: logger.error("unexpected", action="error", exc_info=error))
     access_log = AccessLog(
-        stores.reservations, stores.settler, observe_error=observe_error, stay_seconds=_STAND_IN_SECONDS
+        stores.reservations,
+        stores.settler,
+        observe_error=observe_error,
+        observers=Observers(asked=stores.asked),
+        stay_seconds=_STAND_IN_SECONDS,
     )
     services = [*services, access_log.service()]
     health = Health(service.name for service in services)
@@ -92,7 +128,7 @@ def _server(
 
 def _export(settler: Settler, admitting: Admission) -> None:
     metrics.SETTLEMENTS_WAITING.set(settler.waiting)
-    metrics.LIVE_REQUESTS.set(admitting.processor.live)
+    metrics.LIVE_REQUESTS.set(admitting.live.count)
     admitting.shadow.flush()
 
 

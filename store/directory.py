@@ -13,6 +13,7 @@ import msgspec
 from authz.directory import DirectoryOutage
 from authz.principal import Handle, Metering, Principal, PrincipalKind, Secret, Tenant
 from authz.scope import Scope, known
+from store.caps import caps_of
 from store.database import DatabaseOutage, Pool, outages_named, within
 from store.limits import decode_limits, effective_limits
 
@@ -24,7 +25,8 @@ _CHAIN = """
        t.networks AS tenant_networks, t.certificate_required, t.routing_policy, t.time_zone,
        t.version AS tenant_version, o.limits AS organization_limits,
        o.id AS organization_id, o.suspended_at IS NOT NULL AS organization_suspended, o.version AS organization_version,
-       p.name AS plan, p.limits AS plan_limits, p.metering, p.priority, p.version AS plan_version"""
+       p.name AS plan, p.limits AS plan_limits, p.metering, p.priority, p.version AS plan_version,
+       p.max_stream_seconds, p.max_output_tokens, p.max_response_bytes"""
 _ORGANIZATION = "JOIN organizations o ON o.id = t.organization_id AND o.deleted_at IS NULL"
 _OWNERS = (
     f"JOIN tenants t ON t.id = x.tenant_id AND t.deleted_at IS NULL {_ORGANIZATION} JOIN plans p ON p.name = t.plan"
@@ -157,6 +159,7 @@ def _tenant(row: asyncpg.Record) -> Tenant:
         organization_limits=decode_limits(row["organization_limits"]),
         time_zone=row["time_zone"],
         priority=row["priority"],
+        caps=caps_of(row),
     )
 
 

@@ -1,12 +1,12 @@
-"""What did each request use? The append-only ledger: settled facts in, sums out.
+"""What did each request use? The append-only ledger of settled facts; `store.usage` sums it.
 
-Writing is idempotent by request id, so that whoever is not sure whether a batch was written writes it again.
+Writing is idempotent by request id, so that whoever is not sure whether a batch was written writes it again: a request
+has one time of receipt for ever, which is said by its admission, and with it one partition and one row.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from enum import StrEnum
 from uuid import UUID
 
 import asyncpg
@@ -26,7 +26,7 @@ INSERT INTO inference_requests (
     received_at, admitted_at, first_event_at, ended_at, state, cause, status, input_tokens, output_tokens,
     usage_source, input_estimate, output_reserved, events, response_bytes, cached_tokens, reasoning_tokens,
     charged_requests, charged_input_tokens, charged_output_tokens, charged_tokens, cost_micros, degraded, input_bytes,
-    plan, output_named, reserved_at, settlement)
+    plan, output_named, reserved_at, settlement, dispatched_at, routing_snapshot, actual_cost)
 SELECT
     a.request_id, a.organization_id, a.tenant_id, a.principal_id, a.key_id, a.path, a.model, a.stream, a.metering,
     to_timestamp(a.received_ms / 1000.0), to_timestamp(a.admitted_ms / 1000.0),
@@ -35,7 +35,8 @@ SELECT
     coalesce(e.cached_tokens, 0), coalesce(e.reasoning_tokens, 0), coalesce(c.requests, 0),
     coalesce(c.input_tokens, 0), coalesce(c.output_tokens, 0), coalesce(c.tokens, 0), coalesce(c.cost, 0),
     coalesce(a.degraded, ''), coalesce(a.input_bytes, 0), a.plan,
-    coalesce(a.output_named, false), to_timestamp(r.reserved_ms / 1000.0), r.settlement
+    coalesce(a.output_named, false), to_timestamp(r.reserved_ms / 1000.0), r.settlement,
+    to_timestamp(e.dispatched_ms / 1000.0), nullif(e.routing_snapshot, '')::jsonb, nullif(e.actual_cost, '')::jsonb
 FROM jsonb_to_recordset($1::jsonb) AS r (admission jsonb, ending jsonb, reserved_ms bigint, settlement bigint),
     jsonb_to_record(r.admission) AS a (
         request_id uuid, organization_id text, tenant_id text, principal_id text, key_id text, path text,
@@ -45,12 +46,18 @@ FROM jsonb_to_recordset($1::jsonb) AS r (admission jsonb, ending jsonb, reserved
     jsonb_to_record(r.ending) AS e (
         state text, cause text, status smallint, input_tokens bigint, output_tokens bigint, usage_source text,
         events bigint, response_bytes bigint, first_event_ms bigint, ended_ms bigint, cached_tokens bigint,
-        reasoning_tokens bigint, charges jsonb),
+        reasoning_tokens bigint, charges jsonb, dispatched_ms bigint, routing_snapshot text, actual_cost text),
     jsonb_to_record(coalesce(e.charges, '{}')) AS c (
         requests bigint, input_tokens bigint, output_tokens bigint, tokens bigint, cost bigint)
 ORDER BY a.request_id
-ON CONFLICT (request_id) DO NOTHING"""
+ON CONFLICT (request_id, received_at) DO NOTHING"""
 
+
+# What the Router said, as it said it.
+_WORDS = ("routing_snapshot", "actual_cost")
+# A record is to blame for these: the others of its batch can be written. The last is of JSON that is nested too deep,
+# or a text that is too long for an index.
+_UNFIT = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, asyncpg.ProgramLimitExceededError)
 
 # The columns of `quota.charges.Charges`.
 _CHARGES = {
@@ -60,41 +67,6 @@ _CHARGES = {
     "tokens": "charged_tokens",
     "cost": "cost_micros",
 }
-
-
-class GroupBy(StrEnum):
-    """What usage is summed by."""
-
-    DAY = "day"
-    MODEL = "model"
-    TENANT = "tenant"
-
-
-# A day is one of UTC: the tenants of a sum may be in several time zones.
-_GROUPS = {
-    GroupBy.DAY: "to_char(ended_at AT TIME ZONE 'UTC', 'YYYY-MM-DD')",
-    GroupBy.MODEL: "model",
-    GroupBy.TENANT: "tenant_id",
-}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UsageTotal:
-    """The sums of one group: a day as YYYY-MM-DD, a model, or a tenant's id."""
-
-    group: str
-    requests: int
-    completed: int
-    input_tokens: int
-    output_tokens: int
-    estimated: int
-    """How many of the requests were charged by estimate."""
-    cached_tokens: int = 0
-    """Of the input tokens, those read from a cache."""
-    reasoning_tokens: int = 0
-    """Of the output tokens, those never shown."""
-    cost_micros: int = 0
-    """Micro-dollars. What was written before there were prices is in no sum of these three."""
 
 
 class UnwritableRecords(Exception):
@@ -130,50 +102,38 @@ async def find(pool: Pool, request_id: str) -> UsageRecord | None:
         return None
     with outages_named():
         row = await pool.fetchrow("SELECT * FROM inference_requests WHERE request_id = $1", uuid)
-    return None if row is None else _record(row)
-
-
-async def usage(
-    pool: Pool, *, tenant: str | None, since: datetime, until: datetime, group_by: GroupBy
-) -> list[UsageTotal]:
-    """Sum what ended from `since` up to, not including, `until`, by group; `tenant` is an id, None for all."""
-    of_tenant, values = ("", ()) if tenant is None else ("AND tenant_id = $3", (tenant,))
-    query = f"""
-        SELECT {_GROUPS[group_by]} AS "group", count(*) AS requests,
-               count(*) FILTER (WHERE state = 'completed') AS completed,
-               sum(input_tokens)::bigint AS input_tokens, sum(output_tokens)::bigint AS output_tokens,
-               count(*) FILTER (WHERE usage_source = 'estimated') AS estimated,
-               coalesce(sum(cached_tokens), 0)::bigint AS cached_tokens,
-               coalesce(sum(reasoning_tokens), 0)::bigint AS reasoning_tokens,
-               coalesce(sum(cost_micros), 0)::bigint AS cost_micros
-        FROM inference_requests WHERE ended_at >= $1 AND ended_at < $2 {of_tenant}
-        GROUP BY 1 ORDER BY 1"""  # noqa: S608 - made of the constants above
-    with outages_named():
-        return [UsageTotal(**row) for row in await pool.fetch(query, since, until, *values)]
+    return None if row is None else record_of(row)
 
 
 async def _write(pool: Pool, records: Sequence[UsageRecord]) -> tuple[int, list[UsageRecord]]:
     if not records:
         return 0, []
-    text = msgspec.json.encode([_storable(record) for record in records]).decode()
     try:
-        with outages_named():
-            try:
-                tag = await pool.execute(_INSERT, text)
-            except (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError) as error:
-                raise _Unfit from error
+        return await _insert(pool, records), []
     except _Unfit:
         return await _write_halves(pool, records)
-    return int(tag.rpartition(" ")[2]), []
 
 
 async def _write_halves(pool: Pool, records: Sequence[UsageRecord]) -> tuple[int, list[UsageRecord]]:
     """Find the bad records by halving: a few statements for one bad record among hundreds."""
     if len(records) == 1:
-        return 0, list(records)
+        try:
+            return await _insert(pool, [_with_words_quoted(records[0])]), []
+        except _Unfit:
+            return 0, list(records)
     middle = len(records) // 2
     first, second = await _write(pool, records[:middle]), await _write(pool, records[middle:])
     return first[0] + second[0], first[1] + second[1]
+
+
+async def _insert(pool: Pool, records: Sequence[UsageRecord]) -> int:
+    text = msgspec.json.encode([_storable(record) for record in records]).decode()
+    with outages_named():
+        try:
+            tag = await pool.execute(_INSERT, text)
+        except _UNFIT as error:
+            raise _Unfit from error
+    return int(tag.rpartition(" ")[2])
 
 
 class _Unfit(Exception):
@@ -181,15 +141,35 @@ class _Unfit(Exception):
 
 
 def _storable(record: UsageRecord) -> UsageRecord:
-    # The model is the client's text, and JSON can say U+0000, which Postgres' text cannot hold.
+    # The model is the client's text, and JSON can say U+0000, which Postgres' text cannot hold; so with the Router's.
     model = record.admission.model
-    if "\0" not in model:
-        return record
-    admission = msgspec.structs.replace(record.admission, model=model.replace("\0", "\N{REPLACEMENT CHARACTER}"))
-    return msgspec.structs.replace(record, admission=admission)
+    if "\0" in model:
+        record = msgspec.structs.replace(
+            record, admission=msgspec.structs.replace(record.admission, model=_without_null(model))
+        )
+    words = {name: _without_null(text) for name in _WORDS if "\0" in (text := getattr(record.ending, name))}
+    return _with_ending(record, words) if words else record
 
 
-def _record(row: asyncpg.Record) -> UsageRecord:
+def _without_null(text: str) -> str:
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}")
+
+
+def _with_words_quoted(record: UsageRecord) -> UsageRecord:
+    """The record, with what the Router said as JSON strings: what it said is worth less than the row.
+
+    Not all that is JSON is jsonb: an escaped U+0000 is not, nor half of a surrogate pair, nor what is nested too deep.
+    """
+    said = {name: text for name in _WORDS if (text := getattr(record.ending, name))}
+    return _with_ending(record, {name: json.dumps(_without_null(text)) for name, text in said.items()})
+
+
+def _with_ending(record: UsageRecord, changes: Mapping[str, str]) -> UsageRecord:
+    return msgspec.structs.replace(record, ending=msgspec.structs.replace(record.ending, **changes))
+
+
+def record_of(row: asyncpg.Record) -> UsageRecord:
+    """The record that a row holds, read with all its columns."""
     said = {name: value for name, value in row.items() if value is not None}
     fields = said | {
         "request_id": str(row["request_id"]),
@@ -197,6 +177,7 @@ def _record(row: asyncpg.Record) -> UsageRecord:
         "admitted_ms": _ms(row["admitted_at"]),
         "first_event_ms": _ms(row["first_event_at"]),
         "ended_ms": _ms(row["ended_at"]),
+        "dispatched_ms": _ms(row["dispatched_at"]),
         "charges": {name: said.get(column, 0) for name, column in _CHARGES.items()},
     }
     return UsageRecord(

@@ -4,21 +4,29 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import asyncpg
+import msgspec
 
+from authz.caps import NO_CAPS, Caps
 from authz.principal import DEFAULT_PRIORITY, HIGHEST_PRIORITY, LOWEST_PRIORITY, Metering
 from quota.limit import Limit
 from store.audit import AnyConnection, Change, Trail
+from store.caps import CAPS, as_columns, caps_of, checked_caps
 from store.database import Pool, outages_named
 from store.difference import Facts, difference
 from store.field_error import FieldError
 from store.limits import checked_limits, decode_limits, encode_limits
 from store.name import checked, listed
 
-_SELECT = "SELECT name, limits, metering, priority FROM plans"
+_SELECT = """
+SELECT name, limits, metering, priority, max_stream_seconds, max_output_tokens, max_response_bytes FROM plans"""
 _LOCK = f"{_SELECT} WHERE name = $1 FOR UPDATE"
 _INSERT = """
-INSERT INTO plans (name, limits, metering, priority) VALUES ($1, $2::jsonb, $3, $4) ON CONFLICT (name) DO NOTHING"""
-_UPDATE = "UPDATE plans SET limits = $2::jsonb, metering = $3, priority = $4 WHERE name = $1"
+INSERT INTO plans (name, limits, metering, priority, max_stream_seconds, max_output_tokens, max_response_bytes)
+VALUES ($1, $2::jsonb, $3, $4, $5, $6, $7) ON CONFLICT (name) DO NOTHING"""
+_UPDATE = """
+UPDATE plans SET limits = $2::jsonb, metering = $3, priority = $4, max_stream_seconds = $5, max_output_tokens = $6,
+    max_response_bytes = $7
+WHERE name = $1"""
 _TENANTS = """
 SELECT o.name || '/' || t.name || CASE WHEN t.deleted_at IS NULL THEN '' ELSE ' (deleted)' END
 FROM tenants t JOIN organizations o ON o.id = t.organization_id
@@ -27,7 +35,7 @@ WHERE t.plan = $1 ORDER BY t.deleted_at IS NOT NULL, o.name, t.name"""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What a tenant may use, and how its streams are metered.
+    """What a tenant may use, what one request may come to, and how streams are metered.
 
     Under overload, tenants of a lower `priority`, 0 to 9, are refused first.
     """
@@ -36,15 +44,22 @@ class Plan:
     limits: tuple[Limit, ...]
     metering: Metering = Metering.NATIVE
     priority: int = DEFAULT_PRIORITY
+    caps: Caps = NO_CAPS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanChanges:
-    """What is to be different; None leaves it as it is. `limits` are all that the plan then has."""
+    """What is to be different; None leaves it as it is. `limits` are all that the plan then has.
+
+    The last three are its `caps`, each for itself; 0 removes one.
+    """
 
     limits: tuple[Limit, ...] | None = None
     metering: Metering | None = None
     priority: int | None = None
+    stream_seconds: int | None = None
+    output_tokens: int | None = None
+    response_bytes: int | None = None
 
 
 async def list_plans(pool: Pool) -> list[Plan]:
@@ -133,12 +148,20 @@ def _changed(plan: Plan, changes: PlanChanges) -> Plan:
     # What was not asked for is not checked.
     limits = plan.limits if changes.limits is None else checked_limits("limits", changes.limits)
     priority = plan.priority if changes.priority is None else _checked_priority(changes.priority)
-    return replace(plan, limits=limits, metering=changes.metering or plan.metering, priority=priority)
+    caps = {name: value for name in CAPS if (value := getattr(changes, name)) is not None}
+    return replace(
+        plan,
+        limits=limits,
+        metering=changes.metering or plan.metering,
+        priority=priority,
+        caps=checked_caps(msgspec.structs.replace(plan.caps, **caps)),
+    )
 
 
 def _checked(plan: Plan) -> Plan:
     checked("plan", plan.name)
     _checked_priority(plan.priority)
+    checked_caps(plan.caps)
     return replace(plan, limits=checked_limits("limits", plan.limits))
 
 
@@ -149,11 +172,16 @@ def _checked_priority(priority: int) -> int:
 
 
 def _column_values(plan: Plan) -> tuple[Any, ...]:
-    return plan.name, encode_limits(plan.limits), plan.metering, plan.priority
+    return plan.name, encode_limits(plan.limits), plan.metering, plan.priority, *as_columns(plan.caps).values()
 
 
 def _facts(plan: Plan) -> Facts:
-    return {"limits": plan.limits, "metering": plan.metering, "priority": plan.priority}
+    return {
+        "limits": plan.limits,
+        "metering": plan.metering,
+        "priority": plan.priority,
+        **as_columns(plan.caps),
+    }
 
 
 def _audited(action: str, name: str, before: Facts | None = None, after: Facts | None = None) -> Change:
@@ -166,4 +194,5 @@ def _plan(row: asyncpg.Record) -> Plan:
         limits=decode_limits(row["limits"]),
         metering=Metering(row["metering"]),
         priority=row["priority"],
+        caps=caps_of(row),
     )

@@ -16,11 +16,11 @@ from authz.wire import (
     ROUTER_KEY_HEADER,
     router_headers,
 )
-from extproc import wire
+from extproc import log_entry, wire
 from extproc.admission import LEASE_MS
 from sidecar.envoy_config import shipped
 from sidecar.settings import Settings, UpSettings
-from tests.support.envoy_file import FILTERS, LUA, MANAGER, YAML, walk
+from tests.support.envoy_file import FILTERS, LUA, MANAGER, USAGE_LUA, YAML, walk
 from tests.support.values import grant
 
 
@@ -46,13 +46,14 @@ def test_a_header_that_the_gateway_owns_is_taken_from_the_client_before_any_filt
 def test_process_is_given_what_check_left() -> None:
     options = FILTERS["envoy.filters.http.ext_proc"]["metadata_options"]
     assert METADATA_NAMESPACE in FILTERS
-    assert options["forwarding_namespaces"]["untyped"] == [METADATA_NAMESPACE]
+    assert options["forwarding_namespaces"]["untyped"] == [METADATA_NAMESPACE, wire.CODING_NAMESPACE]
     assert (GRANT_KEY, ARRIVAL_KEY) == ("grant", "arrival")
 
 
 def test_what_process_writes_is_received_and_rbac_and_lua_read_it() -> None:
     received = FILTERS["envoy.filters.http.ext_proc"]["metadata_options"]["receiving_namespaces"]["untyped"]
-    assert set(received) == {wire.ADMISSION_NAMESPACE, wire.STREAM_NAMESPACE, METADATA_NAMESPACE}
+    written = {wire.ADMISSION_NAMESPACE, wire.STREAM_NAMESPACE, wire.ROUTER_NAMESPACE, METADATA_NAMESPACE}
+    assert set(received) == written
     [matcher] = [
         node["metadata_matcher"]
         for node in walk(FILTERS["envoy.filters.http.rbac"])
@@ -65,26 +66,60 @@ def test_what_process_writes_is_received_and_rbac_and_lua_read_it() -> None:
 
 
 def test_what_lua_and_the_usage_filters_write_is_what_the_access_log_reads() -> None:
-    assert set(re.findall(r'metadata:set\("([^"]+)"', LUA)) == {wire.STREAM_NAMESPACE}
-    source = Path(wire.__file__).read_text()
-    for key in re.findall(r'metadata:set\("[^"]+", "([^"]+)"', LUA):
-        assert f'"{key}"' in source
+    assert set(re.findall(r'metadata:set\("([^"]+)"', LUA)) == {wire.STREAM_NAMESPACE, wire.ROUTER_NAMESPACE}
+    source = Path(log_entry.__file__).read_text()
+    keys = set(re.findall(r'metadata:set\("gateway.stream", "([^"]+)"', LUA))
+    assert keys == {"first_event_ms", "events", "bytes", "done", "failed"}
+    assert all(f'(STREAM_NAMESPACE, "{key}")' in source for key in {*keys, "stopped"})
     written = {
         (node["on_present"]["metadata_namespace"], node["on_present"]["key"], node["on_present"]["type"])
-        for name in ("envoy.filters.http.sse_to_metadata", "envoy.filters.http.json_to_metadata")
-        for node in walk(FILTERS[name])
+        for node in walk(FILTERS["envoy.filters.http.sse_to_metadata"])
         if isinstance(node, dict) and "on_present" in node
     }
-    keys = ("prompt", "input", "output", "cached", "reasoning", "cache_read", "cache_written")
-    assert written == {(wire.USAGE_NAMESPACE, key, "NUMBER") for key in keys}
-    assert all(f'(USAGE_NAMESPACE, "{key}")' in source for key in keys)
+    numbers = ("prompt", "input", "output", "cached", "reasoning", "cache_read", "cache_written")
+    assert written == {(wire.USAGE_NAMESPACE, key, "NUMBER") for key in numbers}
+    assert all(f'(USAGE_NAMESPACE, "{key}")' in source for key in numbers)
     assert '"gateway.admission", "told"' in LUA
 
 
-def test_both_usage_filters_have_the_same_rules() -> None:
+def test_the_routers_words_are_taken_from_its_headers_under_the_names_that_lua_knows() -> None:
+    *rules, coding = FILTERS["envoy.filters.http.header_to_metadata"]["response_rules"]
+    source = Path(log_entry.__file__).read_text()
+    for rule in rules:
+        name = rule["header"].removeprefix("x-router-")
+        target = rule["on_header_present"]
+        assert (target["metadata_namespace"], target["key"]) == (wire.ROUTER_NAMESPACE, name)
+        assert rule["remove"] is True
+        assert f"{name} = true" in LUA
+        assert f'(ROUTER_NAMESPACE, "{name}")' in source
+    assert len(rules) == 2
+    assert coding["on_header_present"]["metadata_namespace"] == wire.CODING_NAMESPACE
+    assert f'get("{wire.CODING_NAMESPACE}")' in LUA
+
+
+def test_answers_are_plain_text_for_all_who_read_them_and_requests_are_left_alone() -> None:
+    compressed = {name: typed for name, typed in FILTERS.items() if name.startswith("gateway.decompress_")}
+    assert {typed["decompressor_library"]["name"] for typed in compressed.values()} == {"gzip", "brotli", "zstd"}
+    for typed in compressed.values():
+        assert typed["request_direction_config"]["advertise_accept_encoding"] is False
+        assert typed["request_direction_config"]["common_config"]["enabled"]["default_value"] is False
+        assert typed["response_direction_config"]["common_config"]["ignore_no_transform_header"] is True
+
+
+def test_lua_reads_the_same_of_a_json_answer_as_envoy_of_a_stream() -> None:
     content_parser = FILTERS["envoy.filters.http.sse_to_metadata"]["response_rules"]["content_parser"]
-    of_sse = [rule["rule"] for rule in content_parser["typed_config"]["rules"]]
-    assert of_sse == FILTERS["envoy.filters.http.json_to_metadata"]["response_rules"]["rules"]
+    of_streams: dict[tuple[str, ...], str] = {}
+    for rule in content_parser["typed_config"]["rules"]:
+        first, *names = (selector["key"] for selector in rule["rule"]["selectors"])
+        if first == "usage":
+            of_streams[tuple(names)] = rule["rule"]["on_present"]["key"]
+    of_json: dict[tuple[str, ...], str] = {
+        (name,): key for name, key in re.findall(r"(\w+_tokens) = \"(\w+)\"", USAGE_LUA.partition("DETAILS")[0])
+    }
+    for name, inner, key in re.findall(r"(\w+_details) = \{(\w+) = \"(\w+)\"\}", USAGE_LUA):
+        of_json[name, inner] = key
+    assert of_json == of_streams
+    assert set(re.findall(r'metadata:set\("([^"]+)"', USAGE_LUA)) == {wire.USAGE_NAMESPACE}
 
 
 def test_the_sidecar_is_shown_the_certificate_and_no_header_of_it_passes() -> None:
@@ -102,7 +137,11 @@ def test_the_filters_stand_in_the_order_that_their_reasons_ask_for() -> None:
         "envoy.filters.http.rbac",
         "envoy.filters.http.lua",
         "envoy.filters.http.sse_to_metadata",
-        "envoy.filters.http.json_to_metadata",
+        "gateway.usage",
+        "gateway.decompress_gzip",
+        "gateway.decompress_brotli",
+        "gateway.decompress_zstd",
+        "envoy.filters.http.header_to_metadata",
         "envoy.filters.http.router",
     ]
 

@@ -8,30 +8,33 @@ import openai
 import pytest
 
 import tests.wire.first_import  # noqa: F401 - before authz.wire
+from authz.principal import Metering
 from authz.routes import ROUTES as TABLE
 from authz.routes import Limited, Route, Upstream, at
-from authz.wire import METERING_HEADER
-from tests.support.envoy_file import CORS, FILTERS, HOST, ROUTES
+from authz.wire import METERING_HEADER, RECORDED
+from tests.support.envoy_file import CORS, FILTERS, HOST, LUA, MANAGER, ROUTES
 
 # What runs for a request that takes room and is metered, and for no other.
 OF_LIMITED = {
     *("envoy.filters.http.ext_proc", "gateway.hold_headers", "envoy.filters.http.rbac", "envoy.filters.http.lua"),
-    *("envoy.filters.http.sse_to_metadata", "envoy.filters.http.json_to_metadata"),
+    *("envoy.filters.http.sse_to_metadata", "gateway.usage"),
 }
 
 
 def test_the_header_that_chooses_the_metering_never_leaves_envoy() -> None:
     assert HOST["request_headers_to_remove"] == [METERING_HEADER], "on every route"
-    [inline] = [route for route in ROUTES if "headers" in route["match"]]
-    [condition] = inline["match"]["headers"]
-    assert condition == {"name": METERING_HEADER, "string_match": {"exact": "inline"}}
+    chosen = {route["name"]: route["match"]["headers"] for route in ROUTES if "headers" in route["match"]}
+    assert chosen == {
+        f"inference_{value}": [{"name": METERING_HEADER, "string_match": {"exact": value}}]
+        for value in (Metering.INLINE.value, RECORDED)
+    }
 
 
 def _paths(match: dict[str, Any]) -> set[str]:
-    """The paths of a match as the table writes them: the alternatives of a pattern, written out."""
+    """The paths of a match as the table writes them, but for the names in them: the alternatives, written out."""
     if "path" in match:
         return {match["path"]}
-    pattern = match["safe_regex"]["regex"].replace("[^/]+", "{id}") if "safe_regex" in match else ""
+    pattern = match["safe_regex"]["regex"].replace("[^/]+", "{}").replace("[.]", ".") if "safe_regex" in match else ""
     head, _, rest = pattern.partition("(")
     return {head + tail for tail in rest.rstrip(")").split("|")} if pattern else set()
 
@@ -63,16 +66,20 @@ def _off(route: dict[str, Any]) -> set[str]:
 
 def test_the_paths_of_envoy_are_those_of_the_table() -> None:
     known = [route for route in ROUTES if route["name"] != "unknown"]
-    assert {path for route in known for path in _paths(route["match"])} == {route.path for route in TABLE}
+    paths = {re.sub("{[^}]+}", "{}", route.path) for route in TABLE}
+    assert {path for route in known for path in _paths(route["match"])} == paths
     assert ROUTES[-1]["match"] == {"prefix": "/"}
     assert ROUTES[-1]["direct_response"] == {"status": 404}
 
 
 @pytest.mark.parametrize("route", TABLE, ids=[f"{route.method} {route.path}" for route in TABLE])
 def test_a_path_goes_where_the_table_says_through_the_filters_that_its_limits_need(route: Route) -> None:
-    found = _route_at(route.path.replace("{id}", "one"))
+    found = _route_at(re.sub("{[^}]+}", "one", route.path))
     assert _upstream(found) is route.upstream
-    if route.upstream is not Upstream.ENVOY:
+    if found["name"] == "control_socket":
+        # What has no end of a body must not be held.
+        assert _off(found) == OF_LIMITED | {"envoy.filters.http.buffer"}
+    elif route.upstream is not Upstream.ENVOY:
         assert _off(found) == (set() if route.limited is Limited.ALL else OF_LIMITED)
         limit = found.get("typed_per_filter_config", {}).get("envoy.filters.http.buffer")
         small = {"max_request_bytes": 65_536} if route.upstream is Upstream.CONTROL else None
@@ -87,13 +94,35 @@ def test_what_is_not_in_the_table_goes_nowhere(path: str) -> None:
     assert _route_at(path)["name"] == "unknown"
 
 
-def test_the_inline_route_takes_the_same_paths_and_changes_ext_proc_and_lua_alone() -> None:
-    [inline] = [route for route in ROUTES if "headers" in route["match"]]
+@pytest.mark.parametrize(("value", "changed"), [("inline", {"envoy.filters.http.lua"}), ("recorded", set())])
+def test_the_other_routes_of_inference_take_the_same_paths_and_change_ext_proc_and_lua_alone(
+    value: str, changed: set[str]
+) -> None:
+    [other] = [route for route in ROUTES if route["name"] == f"inference_{value}"]
     native = _route_at("/v1/infer")
-    assert inline["match"]["safe_regex"] == native["match"]["safe_regex"]
-    assert inline["route"] == native["route"]
-    assert set(inline["typed_per_filter_config"]) == {"envoy.filters.http.ext_proc", "envoy.filters.http.lua"}
-    assert _off(inline) == {"envoy.filters.http.lua"}
+    assert other["match"]["safe_regex"] == native["match"]["safe_regex"]
+    assert other["route"] == native["route"]
+    assert set(other["typed_per_filter_config"]) == {"envoy.filters.http.ext_proc", *changed}
+    assert _off(other) == set()
+    context = other["typed_per_filter_config"].get("envoy.filters.http.lua", {}).get("filter_context")
+    assert context == ({"metering": value} if changed else None)
+    assert 'get("metering") == "inline"' in LUA
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/requests/one/events", "/ws/inference/one", "/v1/usage", "/v1/requests", "/v1/infer", "/v1/models"]
+)
+def test_what_takes_its_time_ends_when_it_is_silent_and_not_before(path: str) -> None:
+    action = _route_at(path)["route"]
+    assert (action["timeout"], action["idle_timeout"]) == ("0s", MANAGER["stream_idle_timeout"])
+
+
+def test_one_path_may_become_a_web_socket() -> None:
+    upgrading = {
+        route["name"]: route["route"]["upgrade_configs"] for route in ROUTES if "upgrade_configs" in str(route)
+    }
+    assert upgrading == {"control_socket": [{"upgrade_type": "websocket"}]}
+    assert "upgrade_configs" not in MANAGER
 
 
 def test_only_health_passes_without_check() -> None:

@@ -17,17 +17,23 @@ ORDER = ("sidecar", "control", "store", "extproc", "authz", "quota", "wire")
 PACKAGES = (*ORDER, "demo")
 ENVOY_MESSAGES = ("wire.messages", "wire.schema", "envoy_data_plane", "betterproto2", "google.protobuf")
 # Where Envoy's messages may be known. grpc_health is the standard's own message, not Envoy's.
-AT_THE_DOOR = {"authz/wire.py", "extproc/wire.py", "sidecar/grpc_health.py", "sidecar/serve.py"}
+AT_THE_DOOR = {"authz/wire.py", "extproc/log_entry.py", "extproc/wire.py", "sidecar/grpc_health.py", "sidecar/serve.py"}
 PURE = (
     *(f"authz.{name}" for name in ("decision", "grant", "arrival", "refusal", "error_body", "routes", "api_key")),
     *(f"authz.{name}" for name in ("scope", "principal", "proof", "credential", "certificate", "session", "failures")),
-    *(f"authz.{name}" for name in ("identity_token", "key_ring", "network", "issuer", "token")),
+    *(f"authz.{name}" for name in ("idempotency_key", "identity_token", "key_ring", "network", "issuer", "token")),
     *(f"authz.{name}" for name in ("cached_directory", "cached_sessions", "recognition", "key_set", "identification")),
     *(
         f"quota.{name}"
         for name in ("limit", "applied", "charges", "rate_card", "model_pattern", "estimate", "reservation")
     ),
-    *(f"extproc.{name}" for name in ("lifecycle", "record", "inference_request", "admission", "ending", "sse")),
+    *(
+        f"extproc.{name}"
+        for name in (
+            *("idempotency", "lifecycle", "record", "inference_request", "admission", "ending", "sse"),
+            *("actual_cost", "router_word", "output_cap", "stop"),
+        )
+    ),
 )
 # asyncio itself is allowed: authz.directory declares the cache beside the record that decisions read.
 IO_LIBRARIES = (

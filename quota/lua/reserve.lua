@@ -1,10 +1,12 @@
 -- Take room under every limit of a request, or under none. Idempotent by request id.
 --
--- KEYS[1] record of the request   KEYS[2] leases of the shard   KEYS[3] epoch of the shard
--- KEYS[4..] counters, one per limit: a window (hash) or slots (zset: request id -> end of its lease, ms)
+-- KEYS[1] record of the request   KEYS[2] leases of the shard   KEYS[3] epoch of the shard   KEYS[4] log (stream)
+-- KEYS[5] live requests of the tenant (zset: request id -> ms since the epoch of the reservation)
+-- KEYS[6..] counters, one per limit: a window (hash) or slots (zset: request id -> end of its lease, ms)
 -- ARGV[1] request id   ARGV[2] admission, opaque
 -- ARGV[3] msgpack: {lease, ms; five amounts; five leasts, in the order of UNITS; epoch ms after which it is too late}
--- ARGV[4] msgpack: one array per limit: {kind, unit's place in UNITS, ceiling, priority, 1 in shadow mode, ...} and
+-- ARGV[4] stage of the request once room is taken   ARGV[5] event for the log; "" for none
+-- ARGV[6] msgpack: one array per limit: {kind, unit's place in UNITS, ceiling, priority, 1 in shadow mode, ...} and
 --         of SLIDING windows: slice ms, live slices, window ms, burst (0: none)
 --         of CALENDAR windows: when the periods before, at and after now begin, and when the last ends; epoch ms
 --
@@ -30,6 +32,7 @@ local SLIDING, CALENDAR = 0, 1
 local UNITS = {'requests', 'input_tokens', 'output_tokens', 'tokens', 'cost'}
 local SLOT_RETRY_MS = 1000        -- any running request may end meanwhile
 local RECORD_TTL_MS = 172800000   -- two days; each renewal extends it
+local LOG_LENGTH = 10000          -- about; observers that are further behind have lost some
 local LATE_MS = 60000             -- a calendar window is kept so much longer, in case Redis's clock is set back
 
 local record, request = KEYS[1], ARGV[1]
@@ -43,7 +46,7 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 if known[1] then
   return cmsgpack.pack({TAKEN, now, 0})
 end
-local asked, facts = cmsgpack.unpack(ARGV[3]), cmsgpack.unpack(ARGV[4])
+local asked, facts = cmsgpack.unpack(ARGV[3]), cmsgpack.unpack(ARGV[6])
 -- It waited in a connection while Redis stood still: its caller has been answered long ago, and may be gone.
 if now > asked[12] then
   return cmsgpack.pack({TOO_LATE, now})
@@ -223,7 +226,7 @@ end
 
 local counters, amounts, shadowed, refusal = {}, {}, {}, nil
 for index, fact in ipairs(facts) do
-  local key, amount, least = KEYS[index + 3], 1, 1
+  local key, amount, least = KEYS[index + 5], 1, 1
   if fact[2] > 0 then
     amount, least = asked[1 + fact[2]], asked[6 + fact[2]]
   end
@@ -280,8 +283,13 @@ for _, index in ipairs(shadowed) do
 end
 local packed = cmsgpack.pack(answer)
 redis.call('HSET', record, 'state', 'open', 'admission', ARGV[2], 'at', now, 'holds', cmsgpack.pack(holds),
-           'answer', packed)
+           'answer', packed, 'stage', ARGV[4], 'live', KEYS[5])
 redis.call('PEXPIRE', record, RECORD_TTL_MS)
 redis.call('ZADD', KEYS[2], lease_end, request)
 redis.call('PEXPIRE', KEYS[2], RECORD_TTL_MS)
+redis.call('ZADD', KEYS[5], now, request)
+redis.call('PEXPIRE', KEYS[5], RECORD_TTL_MS)
+if ARGV[5] ~= '' then
+  redis.call('XADD', KEYS[4], 'MAXLEN', '~', LOG_LENGTH, '*', 'event', ARGV[5])
+end
 return packed

@@ -20,6 +20,7 @@ ADMIN_ENV = "admin.env"
 _DATABASE = "DATABASE_URL"
 _REDIS = "REDIS_URL"
 _PEPPER = "GATEWAY_KEY_PEPPER"
+_ALLOW_PRIVATE = "GATEWAY_WEBHOOK_ALLOW_PRIVATE"
 
 
 def store_settings() -> StoreSettings:
@@ -45,7 +46,7 @@ def read_admin_env(path: Path) -> Mapping[str, str]:
 def _written_by_up() -> Mapping[str, Any]:
     written = _admin_env()
     # The pepper belongs to the database: one from elsewhere would make keys that open nothing.
-    fields = {_DATABASE: _DATABASE, _PEPPER: "key_pepper"}
+    fields = {_DATABASE: _DATABASE, _PEPPER: "key_pepper", _ALLOW_PRIVATE: "webhook_allow_private"}
     return {field: written[name] for name, field in fields.items() if name in written}
 
 

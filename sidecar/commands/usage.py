@@ -10,12 +10,18 @@ from sidecar.commands.moment import ago
 from sidecar.commands.session import with_pool
 from sidecar.commands.tenant import AsJson
 from sidecar.tables import print_json, print_table
-from store import ledger
+from store import usage as sums
 from store.database import Pool
-from store.ledger import GroupBy, UsageTotal
 from store.tenants import find_tenant, list_tenants
+from store.usage import GroupBy, UsageTotal
 
-_HEADINGS = {GroupBy.DAY: "DAY (UTC)", GroupBy.MODEL: "MODEL", GroupBy.TENANT: "TENANT"}
+_HEADINGS = {
+    GroupBy.DAY: "DAY (UTC)",
+    GroupBy.MODEL: "MODEL",
+    GroupBy.PRINCIPAL: "PRINCIPAL",
+    GroupBy.ROUTE: "ROUTE",
+    GroupBy.TENANT: "TENANT",
+}
 _COLUMNS = ("REQUESTS", "COMPLETED", "ESTIMATED", "INPUT TOKENS", "CACHED", "OUTPUT TOKENS", "REASONING", "COST")
 
 
@@ -30,16 +36,17 @@ def usage(
     group_by: Annotated[GroupBy, typer.Option(help="What to sum by.")] = GroupBy.DAY,
     as_json: AsJson = False,
 ) -> None:
-    """Sum requests, tokens and their cost by day, model or tenant.
+    """Sum requests, tokens and their cost.
 
-    Cached tokens are among those of the input, reasoning tokens among those of the output.
+    By day, model, principal, route or tenant. Cached tokens are among those of the input,
+    reasoning tokens among those of the output.
     """
     until = datetime.now(UTC)
     start = ago("--since", since, now=until)
 
     async def work(pool: Pool) -> tuple[list[UsageTotal], dict[str, str]]:
         tenant_id = None if tenant is None else (await find_tenant(pool, tenant, deleted=True)).id
-        found = await ledger.usage(pool, tenant=tenant_id, since=start, until=until, group_by=group_by)
+        found = await sums.usage(pool, tenant=tenant_id, since=start, until=until, group_by=group_by)
         if group_by is not GroupBy.TENANT:
             return found, {}
         return found, {known.id: f"{known.organization}/{known.name}" for known in await list_tenants(pool)}

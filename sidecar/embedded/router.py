@@ -16,6 +16,11 @@ class RouterAddress:
     host: str
     port: int
 
+    @property
+    def url(self) -> str:
+        """The same as a URL."""
+        return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
+
 
 def router_address(url: HttpUrl) -> RouterAddress:
     """Take ROUTER_URL apart; raises StartError for whatever Envoy would not be told of."""

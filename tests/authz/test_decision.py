@@ -93,7 +93,7 @@ def test_a_wrong_method_is_told_the_right_ones() -> None:
 
 def test_every_route_but_the_public_ones_asks_for_somebody() -> None:
     public = {route.path for route in ROUTES if route.public}
-    assert public == {"/healthz", "/.well-known/jwks.json"}
+    assert public == {"/healthz", "/.well-known/jwks.json", "/openapi.json", "/docs", "/docs/{asset}"}
     for route in ROUTES:
         assert len({(one.method, one.path) for one in ROUTES}) == len(ROUTES)
         if route.limited is Limited.ALL:

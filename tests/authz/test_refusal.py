@@ -40,6 +40,9 @@ def test_a_reason_is_a_sentence_with_the_status_its_kind_asks_for(reason: Reason
     if reason is Reason.INSUFFICIENT_QUOTA:  # OpenAI's SDKs know it by a type of its own, not worth retrying soon
         assert (reason.status, reason.type, reason.retryable) == (429, ErrorType.INSUFFICIENT_QUOTA, False)
         return
+    if reason is Reason.DEADLINE_EXCEEDED:  # the same request would take as long again
+        assert (reason.status, reason.type, reason.retryable) == (504, ErrorType.SERVER, False)
+        return
     expected = kinds.get(reason.status, ErrorType.SERVER if reason.status >= 500 else ErrorType.INVALID_REQUEST)
     assert reason.type is expected
     assert reason.retryable is (reason.status in RETRYABLE)

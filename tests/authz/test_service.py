@@ -17,6 +17,7 @@ from authz import grant as grants
 from authz.arrival import Arrival
 from authz.cached_directory import CachedDirectory
 from authz.cached_sessions import CachedSessions
+from authz.caps import Caps
 from authz.failures import FailureGuard
 from authz.grant import Grant
 from authz.identification import Identifier
@@ -220,6 +221,31 @@ async def test_inline_metering_is_asked_for_by_a_header(check: Checked) -> None:
     assert _allowed(await check())["x-gateway-metering"] == "inline"
 
 
+async def test_a_plans_deadline_is_told_to_envoy(check: Checked) -> None:
+    caps = Caps(stream_seconds=7, output_tokens=5)
+    check.directory.add(HANDLE, replace(STORED, tenant=replace(STORED.tenant, caps=caps)))
+    assert _allowed(await check())["x-envoy-upstream-rq-timeout-ms"] == "7000"
+
+
+async def test_an_idempotency_key_goes_along_and_chooses_the_route_of_recorded_answers(check: Checked) -> None:
+    answer = await check(headers={"idempotency-key": r'"a\"b"'})
+    assert _allowed(answer)["x-gateway-metering"] == "recorded"
+    assert answer.dynamic_metadata is not None
+    text = answer.dynamic_metadata.fields["arrival"].string_value
+    assert text is not None
+    assert arrivals.decode(text).idempotency_key == 'a"b'
+
+
+async def test_in_line_every_answer_passes_the_sidecar_anyway(check: Checked) -> None:
+    check.directory.add(HANDLE, replace(STORED, tenant=replace(STORED.tenant, metering=Metering.INLINE)))
+    assert _allowed(await check(headers={"idempotency-key": "k"}))["x-gateway-metering"] == "inline"
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", "/v1/models"), ("GET", "/v1/sessions")])
+async def test_where_nothing_is_made_an_idempotency_key_means_nothing(check: Checked, method: str, path: str) -> None:
+    assert "x-gateway-metering" not in _allowed(await check(method=method, path=path, headers={"idempotency-key": '"'}))
+
+
 async def test_the_gateways_own_api_is_told_the_caller_in_a_signed_token_alone(check: Checked) -> None:
     answer = await check(method="GET", path="/v1/sessions")
     headers = _allowed(answer)
@@ -272,6 +298,7 @@ _suspended = _changed(tenant=replace(STORED.tenant, suspended=True))
         ({"headers": {"content-type": "text/plain"}}, _nothing, Reason.UNSUPPORTED_MEDIA_TYPE),
         ({"headers": {"content-encoding": "gzip"}}, _nothing, Reason.UNSUPPORTED_ENCODING),
         ({"headers": {"content-length": "0"}}, _nothing, Reason.MISSING_BODY),
+        ({"headers": {"idempotency-key": '"a'}}, _nothing, Reason.INVALID_IDEMPOTENCY_KEY),
         # A stranger learns nothing of what the body should be.
         ({"headers": {"content-type": "text/plain"}}, _revoked, Reason.INVALID_API_KEY),
     ],

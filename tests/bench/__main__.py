@@ -1,6 +1,6 @@
 """What does the gateway cost beside a bare Envoy? Measures, prints one table, writes bench.json, leaves nothing behind.
 
-`python -m tests.bench [--seconds N] [--only limits|json|check|check_million|streams|disconnect]`.
+`python -m tests.bench [--seconds N] [--only limits|json|check|check_million|streams|disconnect|held] [--soak]`.
 """
 
 import argparse
@@ -10,13 +10,14 @@ import signal
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
 import msgspec
 
 from sidecar.process import ChildExitedError, StartError
-from tests.bench import credentials, limits, machine, revocation
+from tests.bench import credentials, held_streams, limits, machine, revocation
 from tests.bench.job import Kind
 from tests.bench.measurement import (
     CHECK_VARIANTS,
@@ -33,7 +34,7 @@ from tests.bench.stage import ENVOY_THREADS, WORKERS, Stage, opened_stage
 ROUNDS = 3
 SECONDS = 4.0
 CHECK_SECONDS = 2.0
-LONGEST_SECONDS = 290.0
+LONGEST_SECONDS = 420.0
 IDLE_SECONDS = 4.0
 EVENTS_PER_SECOND = 92  # of one stream, as the stand-in Router paces it
 OUTPUT = Path("bench.json")
@@ -62,12 +63,30 @@ def loads(seconds: float) -> dict[Kind, Load]:
     }
 
 
-async def run(stage: Stage, planned: Mapping[Kind, Load]) -> Results:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What is to be measured, beside the loads: the limits, and streams that are held, for ten minutes with `soak`."""
+
+    loads: Mapping[Kind, Load]
+    limits: bool
+    held: bool
+    soak: bool
+
+    @property
+    def longest_seconds(self) -> float:
+        return LONGEST_SECONDS + (held_streams.SOAK_SECONDS if self.soak else 0.0)
+
+
+async def run(stage: Stage, plan: Plan) -> Results:
     bench, results = Bench(stage), Results()
-    if "json" in planned or not planned:
+    if plan.limits:
         _say("limits")
         results.limits = await limits.measured(stage.folder)
-    for kind, load in planned.items():
+    if plan.held:
+        _say("held streams")
+        results.held = await held_streams.measure(stage, soak=plan.soak)
+        bench.sent += held_streams.STREAMS
+    for kind, load in plan.loads.items():
         if kind == "check":
             _say("revocation")
             results.revocations = await revocation.measure(stage)
@@ -90,10 +109,10 @@ async def _measure_rounds(bench: Bench, results: Results, load: Load, variants: 
             results.add(load.kind, name, await bench.measure(load, variant))
 
 
-async def benchmark(planned: Mapping[Kind, Load]) -> Results:
+async def benchmark(plan: Plan) -> Results:
     """Measure on a stage that is gone afterwards; a server that dies ends it."""
-    async with asyncio.timeout(LONGEST_SECONDS), opened_stage() as stage:
-        running = asyncio.create_task(run(stage, planned))
+    async with asyncio.timeout(plan.longest_seconds), opened_stage() as stage:
+        running = asyncio.create_task(run(stage, plan))
         try:
             ends: set[asyncio.Future[Any]] = {running, stage.fleet.died}
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
@@ -105,21 +124,27 @@ async def benchmark(planned: Mapping[Kind, Load]) -> Results:
             await asyncio.gather(running, return_exceptions=True)
 
 
-async def _until_signalled(planned: Mapping[Kind, Load]) -> Results:
+async def _until_signalled(plan: Plan) -> Results:
     """As `benchmark`; SIGTERM and a closed terminal end it in order, as Ctrl-C does."""
     task = asyncio.current_task()
     assert task is not None
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
-    return await benchmark(planned)
+    return await benchmark(plan)
 
 
 def main() -> int:
     options = _options()
     facts, began = machine.facts(), time.monotonic()
     planned = {kind: load for kind, load in loads(options.seconds).items() if options.only in (None, kind)}
+    plan = Plan(
+        loads=planned,
+        limits=options.only in (None, "json", "limits"),
+        held=options.soak or options.only in (None, "held"),
+        soak=options.soak,
+    )
     try:
-        results = asyncio.run(_until_signalled(planned))
+        results = asyncio.run(_until_signalled(plan))
     except (LoadFailed, LedgerMismatch, StartError, TimeoutError) as error:
         sys.stderr.write(f"bench: {error or 'it took too long'}\n")
         return 1
@@ -135,7 +160,8 @@ def main() -> int:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description="What does the gateway cost?")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="length of one measurement")
-    parser.add_argument("--only", choices=(*get_args(Kind), "limits"), help="measure one kind of load")
+    parser.add_argument("--only", choices=(*get_args(Kind), "limits", "held"), help="measure one kind of load")
+    parser.add_argument("--soak", action="store_true", help="hold streams for ten minutes")
     return parser.parse_args()
 
 

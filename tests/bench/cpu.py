@@ -31,10 +31,11 @@ def spent(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, 
 
 
 def _seconds(group: Group) -> float:
-    return sum(_own_seconds(pid) for pid in _processes(group)) + sum(_reaped_seconds(pid) for pid in group.roots)
+    return sum(_own_seconds(pid) for pid in processes(group)) + sum(_reaped_seconds(pid) for pid in group.roots)
 
 
-def _processes(group: Group) -> Iterable[int]:
+def processes(group: Group) -> Iterable[int]:
+    """The processes of a group, by pid."""
     for root in group.roots:
         process = psutil.Process(root)
         for one in (process, *process.children(recursive=True)):

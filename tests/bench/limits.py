@@ -18,14 +18,16 @@ import psutil
 import uvloop
 
 from extproc import admission as admissions
+from extproc import lifecycle_events
 from extproc.access_log import AccessLog
+from extproc.lifecycle import State, predecessors
 from extproc.record import Admission
 from extproc.settlement import Settler
 from quota.applied import AppliedLimit, AppliedLimits
 from quota.charges import Charges
 from quota.limit import Limit, Unit, Window
 from quota.redis import SHARDS, RedisReservations, key_of
-from quota.reservation import Claim, Reservation, Settlement
+from quota.reservation import Claim, Progress, Reservation, Settlement
 from sidecar.clock import now_ms
 from sidecar.embedded.redis import EmbeddedRedis
 from sidecar.process import Child, Command
@@ -139,21 +141,31 @@ def _limit(number: int) -> Limit:
 
 async def _requests(reservations: RedisReservations | None, limits: AppliedLimits, count: int) -> None:
     """So many requests, some at once; without reservations everything but the limits."""
-    record = admissions.encode(admission())
+    record, event = admissions.encode(admission()), lifecycle_events.encode(lifecycle_events.admitted(admission()))
+    ended = Progress(stage=State.COMPLETED, after=predecessors(State.COMPLETED), event=event)
 
     async def client(requests: int) -> None:
         for _ in range(requests):
             claim = Claim(
                 organization_id="org_bench",
+                tenant_id="ten_bench",
                 request_id=str(uuid4()),
                 limits=limits,
                 amounts=_ASKED,
                 least=_ASKED,
                 admission=record,
                 lease_ms=admissions.LEASE_MS,
+                stage=State.ADMITTED,
+                event=event,
             )
             settlement = Settlement(
-                organization_id="org_bench", request_id=claim.request_id, charges=_USED, ending=record, admission=record
+                organization_id="org_bench",
+                tenant_id="ten_bench",
+                request_id=claim.request_id,
+                charges=_USED,
+                ending=record,
+                progress=ended,
+                admission=record,
             )
             if reservations is None:
                 await asyncio.sleep(0)
@@ -185,6 +197,7 @@ async def _streams(stage: _Stage) -> StreamCost:
 def _claim(one: Admission, limits: AppliedLimits) -> Claim:
     return Claim(
         organization_id=one.organization_id,
+        tenant_id=one.tenant_id,
         request_id=one.request_id,
         limits=limits,
         amounts=_ASKED,

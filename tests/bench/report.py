@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests.bench.held_streams import Held
 from tests.bench.limits import Measured
 from tests.bench.measurement import CHECK_KINDS, CHECK_VARIANTS, JSON_VARIANTS, STREAM_VARIANTS, Round, Variant, medians
 from tests.bench.revocation import Revocations
@@ -49,6 +50,7 @@ class Results:
     idle: dict[str, float] = field(default_factory=dict)
     revocations: dict[str, Revocations] = field(default_factory=dict)
     limits: Measured | None = None
+    held: Held | None = None
 
     def add(self, kind: str, variant: str, measured: Round) -> None:
         self.rounds.setdefault(kind, {}).setdefault(variant, []).append(measured)
@@ -65,6 +67,7 @@ class Results:
             "idle_cpu_ms_per_second": self.idle,
             "revocation_ms": self.revocations,
             "limits": self.limits,
+            "held_streams": self.held,
         }
 
 
@@ -85,6 +88,8 @@ def table(results: Results) -> str:
             lines += ["", heading, *_rows(variants, results.medians(kind), with_cpu=kind != "disconnect")]
     if results.limits:
         lines += ["", *_limit_rows(results.limits)]
+    if results.held:
+        lines += ["", *_held_rows(results.held)]
     if results.idle:
         cells = ["-"] * 4 + [f"{results.idle[group]:.1f}" for group in _GROUPS] + ["-", f"{results.idle['router']:.1f}"]
         lines += ["", "nobody calls: CPU ms per second", _line("gateway", cells)]
@@ -152,6 +157,14 @@ def _limit_rows(measured: Measured) -> Iterable[str]:
     yield f"signs of life of {signs.streams:,} streams, one each 5 s: CPU ms per second"
     own, redis = signs.sidecar_percent * 10, signs.redis_percent * 10
     yield _line("recorder", [*["-"] * 5, f"{own:.1f}", "-", f"{redis:.1f}", *["-"] * 3])
+
+
+def _held_rows(held: Held) -> Iterable[str]:
+    yield f"{held.streams:,} streams held for {held.seconds:g} s: resident memory"
+    for name, mib in held.mib.items():
+        a_stream, growth = held.kib_a_stream[name], held.growth_percent[name]
+        yield f"{name:<{_TITLE}}{a_stream:>8.1f} KiB a stream{mib:>9.0f} MiB in all{growth:>+8.1f} % meanwhile"
+    yield f"all clients leave: everything is in the ledger after {held.forgotten_seconds:.1f} s, and no slot is held"
 
 
 def _limit_budgets(measured: Measured) -> Iterable[Budget]:

@@ -18,12 +18,16 @@ from authz.principal import Handle, PrincipalKind
 from authz.scope import Scope
 from authz.session import Session, Sessions
 from control.application import Resources, application
+from control.cancel import Stopping
 from control.limits import Standings
+from control.observers import Observers
 from control.sessions import Lifetimes
 from quota.pipe import RedisPipe
 from quota.redis import RedisReservations
+from quota.redis_log import RedisRequestLog
 from store.database import Pool, opened
 from store.directory import PostgresDirectory
+from store.requests import LiveRequests
 from store.sessions import RedisSessions
 from tests.quota.own_redis import OwnRedis, running
 from tests.support.values import REQUEST_ID, Clock, grant
@@ -47,6 +51,9 @@ class Api:
     sessions: Sessions
     pool: Pool
     standings: Standings = field(default_factory=lambda: cast("Standings", NoSessions()))
+    live: LiveRequests = field(default_factory=lambda: cast("LiveRequests", NoSessions()))
+    stopping: Stopping = field(default_factory=lambda: cast("Stopping", NoSessions()))
+    observers: Observers = field(default_factory=lambda: Observers(cast("RedisRequestLog", NoSessions())))
     clock: Clock = field(default_factory=Clock)
     ring: KeyRing | None = None
     errors: list[Exception] = field(default_factory=list)
@@ -83,6 +90,9 @@ class Api:
             sessions=self.sessions,
             directory=self.directory,
             standings=self.standings,
+            live=self.live,
+            stopping=self.stopping,
+            observers=self.observers,
             pool=self.pool,
             pepper=PEPPER,
             lifetimes=Lifetimes(idle_seconds=1800, lifetime_seconds=43_200),
@@ -149,7 +159,8 @@ async def sessions(pipe: RedisPipe) -> RedisSessions:
 
 @pytest.fixture
 async def api(pipe: RedisPipe, sessions: RedisSessions, pool: Pool) -> Api:
-    return Api(sessions, pool, RedisReservations(pipe))
+    reservations = RedisReservations(pipe)
+    return Api(sessions, pool, reservations, reservations)
 
 
 class NoSessions:

@@ -351,9 +351,7 @@ async def test_an_outage_between_the_two_leaves_a_row_and_no_session(
     ("method", "path", "status", "code"),
     [
         ("GET", "/", 404, "unknown_path"),
-        ("GET", "/docs", 404, "unknown_path"),
         ("GET", "/redoc", 404, "unknown_path"),
-        ("GET", "/openapi.json", 404, "unknown_path"),
         ("GET", "/v1/models", 404, "unknown_path"),  # the Router's
         ("GET", "/v1/sessions/", 404, "unknown_path"),
         ("DELETE", "/v1/sessions/a/b", 404, "unknown_path"),

@@ -13,6 +13,7 @@ from demo.router import running
 
 CHAT = {"model": "demo-small", "messages": [{"role": "user", "content": "Explain gravity to me"}]}
 MESSAGE = CHAT | {"max_tokens": 100}
+COMPLETION = {"model": "demo-small", "prompt": "Explain gravity to me"}
 INFER = {"model": "demo-small", "input": "Explain gravity to me"}
 USAGE = {"stream_options": {"include_usage": True}}
 STREAM = {"stream": True}

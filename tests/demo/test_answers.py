@@ -5,10 +5,10 @@ import anthropic
 import pytest
 from openai import AsyncOpenAI
 
-from tests.demo.conftest import CHAT, INFER, MESSAGE, STREAM, USAGE, Desk, events
+from tests.demo.conftest import CHAT, COMPLETION, INFER, MESSAGE, STREAM, USAGE, Desk, events
 
-PATHS = [("/v1/chat/completions", CHAT), ("/v1/infer", INFER)]
-both = pytest.mark.parametrize(("path", "body"), PATHS)
+PATHS = [("/v1/chat/completions", CHAT), ("/v1/completions", COMPLETION), ("/v1/infer", INFER)]
+all_that_are_asked = pytest.mark.parametrize(("path", "body"), PATHS)
 
 
 async def test_the_openai_sdk_reads_an_answer(desk: Desk) -> None:
@@ -54,6 +54,42 @@ async def test_embeddings_write_no_tokens(desk: Desk) -> None:
     assert answer.json()["usage"] == {"prompt_tokens": 7, "total_tokens": 7}
     seen = await desk.ended("r")
     assert (seen["tokens_in"], seen["tokens_out"]) == (7, 0)
+
+
+async def test_the_openai_sdk_reads_completions(desk: Desk) -> None:
+    async with AsyncOpenAI(base_url=f"{desk.base_url}/v1", api_key="none") as sdk:
+        answer = await sdk.completions.create(model="demo-small", prompt="Explain gravity", n=2, max_tokens=4)
+        assert [choice.text for choice in answer.choices] == ["You asked: Explain gravity"] * 2
+        assert answer.usage is not None
+        assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (3, 8)
+        stream = await sdk.completions.create(
+            model="demo-small", prompt="Explain gravity", n=2, stream=True, stream_options={"include_usage": True}
+        )
+        chunks = [chunk async for chunk in stream]
+    assert [chunk.choices[0].index for chunk in chunks[:-1]] == [0, 1] * 12
+    assert (chunks[-1].choices, chunks[-1].usage and chunks[-1].usage.completion_tokens) == ([], 24)
+
+
+async def test_the_openai_sdk_reads_responses(desk: Desk) -> None:
+    async with AsyncOpenAI(base_url=f"{desk.base_url}/v1", api_key="none") as sdk:
+        raw = await sdk.responses.with_raw_response.create(
+            model="demo-small", input="Explain gravity", extra_headers={"x-request-id": "r"}
+        )
+        answer = raw.parse()
+        assert (answer.id, answer.status) == ("resp_r", "completed")
+        assert answer.output_text.startswith("You asked: Explain gravity")
+        assert answer.usage is not None
+        assert (answer.usage.input_tokens, answer.usage.output_tokens) == (3, 12)
+        async with sdk.responses.stream(
+            model="demo-small", input=[{"role": "user", "content": "Explain gravity"}], max_output_tokens=4
+        ) as stream:
+            found = [event async for event in stream]
+    assert [event.type for event in found].count("response.output_text.delta") == 4
+    assert found[0].type == "response.created"
+    assert found[-1].type == "response.incomplete"
+    assert found[-1].response.output_text == "You asked: Explain gravity"
+    assert found[-1].response.usage is not None
+    assert found[-1].response.usage.output_tokens == 4
 
 
 def claude(desk: Desk) -> anthropic.AsyncAnthropic:
@@ -114,7 +150,7 @@ async def test_a_broken_anthropic_stream_has_written_half_of_its_pieces(desk: De
     assert (await desk.ended("r"))["tokens_out"] == 4
 
 
-@both
+@all_that_are_asked
 async def test_usage_ends_a_stream_only_when_asked_for(desk: Desk, path: str, body: dict[str, Any]) -> None:
     plain = await desk.http.post(path, json=body | STREAM)
     told = await desk.http.post(path, json=body | STREAM | USAGE)
@@ -124,7 +160,7 @@ async def test_usage_ends_a_stream_only_when_asked_for(desk: Desk, path: str, bo
     assert "usage" not in plain.text
 
 
-@both
+@all_that_are_asked
 async def test_a_connection_is_kept_alive(desk: Desk, path: str, body: dict[str, Any]) -> None:
     raw = await desk.raw()
     for _ in range(3):
@@ -132,7 +168,7 @@ async def test_a_connection_is_kept_alive(desk: Desk, path: str, body: dict[str,
         assert len(await raw.chunks()) == 13
 
 
-@both
+@all_that_are_asked
 async def test_everything_received_is_witnessed(desk: Desk, path: str, body: dict[str, Any]) -> None:
     await desk.http.post(f"{path}?a=1", json=body, headers={"X-Request-Id": "r", "X-Tenant-Id": "acme"})
     seen = await desk.seen("r", lambda _: True)
@@ -177,7 +213,7 @@ async def test_a_large_body_is_taken(desk: Desk) -> None:
     assert answer.json()["usage"]["input_tokens"] == 1_250_000
 
 
-@both
+@all_that_are_asked
 async def test_a_running_stream_is_cancelled(desk: Desk, path: str, body: dict[str, Any]) -> None:
     raw = await desk.raw()
     await raw.post(path, body | STREAM, x_request_id="r", x_demo_fault="endless", x_demo_interval_ms="1")
@@ -188,7 +224,9 @@ async def test_a_running_stream_is_cancelled(desk: Desk, path: str, body: dict[s
     seen = await desk.ended("r")
     assert seen["end"] == "cancelled"
     assert len(chunks) == seen["events_written"] == seen["tokens_out"]
+    assert (await raw.reader.read()).strip() == b"", "its connection has ended"
     assert (await desk.http.delete("/v1/infer/r")).status_code == 404
+    assert (await desk.ended("r"))["stops"] == 2
     assert (await desk.http.get("/demo/totals")).json()["cancelled"] == 1
 
 

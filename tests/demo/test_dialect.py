@@ -10,6 +10,7 @@ from demo.ask import Ask, Dialect, Malformed, read_ask
 from demo.dialect import DONE, closing_events, delta_events, error_body, whole_answer
 from demo.prose import count_tokens, endless_pieces, pieces
 from demo.reply import Reply, Usage
+from demo.script import Terminal
 
 REPLY = Reply(
     dialect=Dialect.CHAT,
@@ -64,6 +65,14 @@ def test_a_prompt_of_nothing_is_one_token() -> None:
         (Dialect.CHAT, b'{"model":"m","messages":[]}', "messages"),
         (Dialect.CHAT, b'{"model":"m","messages":["hi"]}', "messages"),
         (Dialect.INFER, b'{"model":"m"}', "input"),
+        (Dialect.COMPLETIONS, b'{"model":"m"}', "prompt"),
+        (Dialect.COMPLETIONS, b'{"model":"m","prompt":[]}', "prompt"),
+        (Dialect.COMPLETIONS, b'{"model":"m","prompt":"x","n":0}', "n"),
+        (Dialect.COMPLETIONS, b'{"model":"m","prompt":"x","max_tokens":"5"}', "max_tokens"),
+        (Dialect.RESPONSES, b'{"model":"m"}', "input"),
+        (Dialect.RESPONSES, b'{"model":"m","input":[]}', "input"),
+        (Dialect.RESPONSES, b'{"model":"m","input":["x"]}', "input"),
+        (Dialect.RESPONSES, b'{"model":"m","input":"x","max_output_tokens":0}', "max_output_tokens"),
         (Dialect.INFER, b'{"model":"m","input":"x","max_tokens":0}', "max_tokens"),
         (Dialect.INFER, b'{"model":"m","input":"x","max_tokens":true}', "max_tokens"),
         (Dialect.MESSAGES, b'{"model":"m","max_tokens":1}', "messages"),
@@ -142,7 +151,7 @@ def test_the_own_dialect() -> None:
     whole = json.loads(whole_answer(OWN, pieces("hi", 4)))
     assert whole["output"] == "".join(delta["delta"] for delta in deltas)
     assert whole["usage"] == {"input_tokens": 3, "output_tokens": 4}
-    usage = decoded(closing_events(OWN, empty=False)[0])
+    usage = decoded(closing_events(OWN, ["hi"])[0])
     assert usage == {"object": "inference.usage", "choices": [], "usage": whole["usage"]}
 
 
@@ -154,7 +163,7 @@ def test_cached_and_reasoning_tokens_are_parts_of_what_openai_says() -> None:
     details = {"prompt_tokens_details": {"cached_tokens": 100}, "completion_tokens_details": {"reasoning_tokens": 7}}
     reply = replace(REPLY, usage=CACHED)
     assert json.loads(whole_answer(reply, []))["usage"] == numbers | details
-    assert decoded(closing_events(reply, empty=False)[0])["usage"] == numbers | details
+    assert decoded(closing_events(reply, ["hi"])[0])["usage"] == numbers | details
     own = json.loads(whole_answer(replace(OWN, usage=CACHED), []))["usage"]
     assert own == {
         "input_tokens": 140,
@@ -168,20 +177,104 @@ def test_cached_tokens_stand_beside_what_anthropic_says() -> None:
     of_input = {"input_tokens": 10, "cache_creation_input_tokens": 30, "cache_read_input_tokens": 100}
     reply = replace(ANTHROPIC, usage=CACHED)
     assert json.loads(whole_answer(reply, []))["usage"] == of_input | {"output_tokens": 12}
-    events = named(b"".join(closing_events(reply, empty=True)))
+    events = named(b"".join(closing_events(reply, [])))
     assert events[0][1]["message"]["usage"] == of_input | {"output_tokens": 1}
     assert events[-2][1]["usage"] == of_input | {"output_tokens": 12}
+
+
+def test_there_is_a_choice_for_every_prompt_and_every_answer_wanted() -> None:
+    for prompt, choices in (("x", 2), (["x", "y"], 4), ([1, 2], 2), ([[1, 2], [3]], 4)):
+        found = ask(Dialect.COMPLETIONS, prompt=prompt, n=2, max_tokens=7)
+        assert isinstance(found, Ask)
+        assert (found.choices, found.max_tokens, found.include_usage) == (choices, 7, False)
+
+
+def test_the_choices_of_a_completion_say_the_same_in_a_stream() -> None:
+    reply = replace(REPLY, dialect=Dialect.COMPLETIONS, choices=2)
+    stream = [decoded(event) for event in delta_events(reply, pieces("hi", 3), 3)]
+    whole = json.loads(whole_answer(reply, pieces("hi", 3)))
+    for choice in whole["choices"]:
+        told = [event["choices"][0] for event in stream if event["choices"][0]["index"] == choice["index"]]
+        assert "".join(one["text"] for one in told) == choice["text"] == "You asked: hi"
+        assert [one["finish_reason"] for one in told] == [None, None, "stop"]
+    assert {event["object"] for event in stream} == {"text_completion"}
+    assert all(event["usage"] is None for event in stream)
+    last = decoded(closing_events(reply, ["hi"])[0])
+    assert (last["choices"], last["usage"]) == ([], whole["usage"])
+
+
+RESPONSES = replace(REPLY, dialect=Dialect.RESPONSES, ident="resp_1")
+
+
+@pytest.mark.parametrize(("count", "padding"), [(0, 0), (1, 0), (6, 5)])
+def test_a_stream_of_responses_is_numbered_and_says_what_its_document_says(count: int, padding: int) -> None:
+    reply, said = replace(RESPONSES, padding=padding), pieces('say "é"', count)
+    stream = [*delta_events(reply, said, count), *closing_events(reply, said)]
+    assert len(stream) == count + 1
+    events = named(b"".join(stream))
+    assert [event["sequence_number"] for _, event in events] == list(range(count + 8))
+    assert (events[0][0], events[-1][0]) == ("response.created", "response.completed")
+    whole = json.loads(whole_answer(reply, said))
+    assert events[-1][1]["response"] == whole
+    text = whole["output"][0]["content"][0]["text"]
+    assert "".join(event["delta"] for name, event in events if name == "response.output_text.delta") == text
+    assert whole["usage"]["input_tokens_details"] == {"cached_tokens": 0}
+    assert (whole["id"], whole["usage"]["output_tokens"]) == ("resp_1", 4)
+
+
+@pytest.mark.parametrize(
+    ("terminal", "finish", "status", "reason"),
+    [
+        (None, "stop", "completed", None),
+        (None, "length", "incomplete", "max_output_tokens"),
+        (Terminal.INCOMPLETE, "stop", "incomplete", "content_filter"),
+        (Terminal.FAILED, "stop", "failed", None),
+    ],
+)
+def test_a_response_ends_as_it_is_told_to(
+    terminal: Terminal | None, finish: str, status: str, reason: str | None
+) -> None:
+    reply = replace(RESPONSES, terminal=terminal, finish=finish, usage=CACHED)
+    name, event = named(closing_events(reply, ["hi"])[-1])[-1]
+    response = event["response"]
+    assert (name, response["status"]) == (f"response.{status}", status)
+    assert (response["incomplete_details"] or {}).get("reason") == reason
+    assert (response["error"] is None) == (status != "failed")
+    assert response["usage"] == {
+        "input_tokens": 140,
+        "input_tokens_details": {"cached_tokens": 100},
+        "output_tokens": 12,
+        "output_tokens_details": {"reasoning_tokens": 7},
+        "total_tokens": 152,
+    }
+
+
+@pytest.mark.parametrize(
+    ("dialect", "last"),
+    [
+        (Dialect.CHAT, b"data: [DONE]\n\n"),
+        (Dialect.COMPLETIONS, b"data: [DONE]\n\n"),
+        (Dialect.INFER, b"data: [DONE]\n\n"),
+        (Dialect.MESSAGES, b"event: message_stop\n"),
+        (Dialect.RESPONSES, b"event: response.completed\n"),
+    ],
+)
+def test_the_last_words_stand_before_the_last_event(dialect: Dialect, last: bytes) -> None:
+    words = b": x-router-cost {}\n\n"
+    ends = b"".join(closing_events(replace(REPLY, dialect=dialect, words=words), ["hi"]))
+    assert ends.count(words + last) == 1
+    assert b"\n\n" not in ends.partition(words + last)[2].removesuffix(b"\n\n")
 
 
 def test_a_stream_without_usage_does_not_mention_it() -> None:
     quiet = replace(REPLY, usage=None)
     assert all(b"usage" not in event for event in delta_events(quiet, pieces("hi", 3), 3))
     assert "usage" not in json.loads(whole_answer(quiet, pieces("hi", 3)))
-    assert closing_events(quiet, empty=False) == [DONE]
+    assert closing_events(quiet, ["hi"]) == [DONE]
 
 
 def test_the_usage_event_has_no_choices() -> None:
-    event = decoded(closing_events(REPLY, empty=False)[0])
+    event = decoded(closing_events(REPLY, ["hi"])[0])
     assert (event["object"], event["choices"]) == ("chat.completion.chunk", [])
     assert event["usage"]["total_tokens"] == 7
 
@@ -205,7 +298,7 @@ def named(text: bytes) -> list[tuple[str, Any]]:
 @pytest.mark.parametrize(("count", "padding"), [(0, 0), (1, 0), (6, 5)])
 def test_an_anthropic_stream_and_its_document_say_the_same(count: int, padding: int) -> None:
     reply = replace(ANTHROPIC, padding=padding)
-    stream = [*delta_events(reply, pieces('say "é"', count), count), *closing_events(reply, empty=not count)]
+    stream = [*delta_events(reply, pieces('say "é"', count), count), *closing_events(reply, pieces('say "é"', count))]
     assert len(stream) == count + 1
     events = named(b"".join(stream))
     opening = ["message_start", "content_block_start", "ping"]
@@ -221,7 +314,7 @@ def test_an_anthropic_stream_and_its_document_say_the_same(count: int, padding: 
 
 def test_an_anthropic_stream_can_hide_its_usage() -> None:
     quiet = replace(ANTHROPIC, usage=None, finish="length")
-    stream = [*delta_events(quiet, pieces("hi", 3), 3), *closing_events(quiet, empty=False)]
+    stream = [*delta_events(quiet, pieces("hi", 3), 3), *closing_events(quiet, ["hi"])]
     assert b"usage" not in b"".join(stream)
     assert b'"stop_reason":"max_tokens"' in stream[-1]
 

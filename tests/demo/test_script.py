@@ -1,6 +1,7 @@
 import pytest
 
-from demo.script import BadHeader, Fault, Script, UsageRule, read_script
+from demo.encoding import Encoding
+from demo.script import BadHeader, Fault, Place, Script, Terminal, UsageRule, read_script
 
 
 def test_no_steering_header_changes_nothing() -> None:
@@ -22,6 +23,12 @@ def test_every_header_is_read_whatever_its_case() -> None:
         ("x-demo-reasoning-tokens", "2"),
         ("x-demo-own-limit", "99"),
         ("x-demo-fault", "hang"),
+        ("x-demo-terminal", "failed"),
+        ("x-demo-encoding", "gzip"),
+        ("x-demo-decision", "{}"),
+        ("x-demo-cost", "no JSON"),
+        ("x-demo-words", "comment"),
+        ("x-demo-pings", "8"),
     ]
     assert read_script(headers) == Script(
         events=7,
@@ -37,6 +44,12 @@ def test_every_header_is_read_whatever_its_case() -> None:
         reasoning=2,
         own_limit=99,
         fault=Fault.HANG,
+        terminal=Terminal.FAILED,
+        encoding=Encoding.GZIP,
+        decision="{}",
+        cost="no JSON",
+        words=Place.COMMENT,
+        pings=8,
     )
 
 
@@ -76,6 +89,10 @@ def test_usage_rules(text: str, rule: UsageRule) -> None:
         ("x-demo-own-limit", ""),
         ("x-demo-fault", "sneeze"),
         ("x-demo-evnets", "3"),
+        ("x-demo-terminal", "completed"),
+        ("x-demo-encoding", "deflate"),
+        ("x-demo-words", "header"),
+        ("x-demo-pings", "-1"),
     ],
 )
 def test_a_bad_header_is_named(name: str, value: str) -> None:

@@ -1,11 +1,13 @@
 import asyncio
+import zlib
 from collections.abc import Callable
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.demo.conftest import CHAT, DEADLINE, INFER, STREAM, USAGE, Desk, Raw, events
+from demo.encoding import Encoding
+from tests.demo.conftest import CHAT, DEADLINE, INFER, MESSAGE, STREAM, USAGE, Desk, Raw, events
 
 
 async def infer(desk: Desk, body: dict[str, Any] = INFER, **steering: str) -> httpx.Response:
@@ -78,6 +80,66 @@ async def test_events_in_one_write(desk: Desk) -> None:
     chunks = await raw.chunks()
     assert [chunk.count(b"\n\n") for chunk in chunks] == [4, 4]
     assert (await desk.ended("r"))["events_written"] == 6
+
+
+@pytest.mark.parametrize("encoding", list(Encoding))
+@pytest.mark.parametrize("body", [INFER, INFER | STREAM], ids=["json", "stream"])
+async def test_an_answer_is_compressed(desk: Desk, encoding: Encoding, body: dict[str, Any]) -> None:
+    plain, squeezed = await infer(desk, body, events="40"), await infer(desk, body, events="40", encoding=encoding)
+    assert squeezed.headers["content-encoding"] == encoding
+    # The client decompresses.
+    assert squeezed.text == plain.text
+
+
+async def test_a_compressed_event_can_be_read_before_the_next_is_written(desk: Desk) -> None:
+    raw = await desk.raw()
+    await raw.post("/v1/infer", INFER | STREAM, x_demo_encoding="gzip", x_demo_events="3")
+    chunks = await raw.chunks()
+    reader = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
+    assert [reader.decompress(chunk).count(b"\n\n") for chunk in chunks] == [1, 1, 1, 1, 0]
+    assert reader.eof
+
+
+async def test_a_refusal_is_compressed_too(desk: Desk) -> None:
+    answer = await infer(desk, status="503", encoding="gzip")
+    assert (answer.headers["content-encoding"], answer.status_code) == ("gzip", 503)
+    assert answer.json()["error"]["type"] == "server_error"
+
+
+DECISION, COST = '{"model":"m"}', '{"total_usd":"0.01"}'
+
+
+@pytest.mark.parametrize("where", [{}, {"x-demo-words": "comment"}])
+async def test_the_words_of_a_document_are_headers(desk: Desk, where: dict[str, str]) -> None:
+    steering = {"x-demo-decision": DECISION, "x-demo-cost": COST}
+    answer = await desk.http.post("/v1/infer", json=INFER, headers=steering | where)
+    assert (answer.headers["x-router-decision"], answer.headers["x-router-cost"]) == (DECISION, COST)
+
+
+async def test_the_words_of_a_stream_are_headers_or_comments(desk: Desk) -> None:
+    headers = await infer(desk, INFER | STREAM, decision=DECISION)
+    assert headers.headers["x-router-decision"] == DECISION
+    assert "x-router-cost" not in headers.headers
+    comments = await infer(desk, INFER | STREAM, decision=DECISION, cost=COST, words="comment")
+    assert not [name for name in comments.headers if name.startswith("x-router")]
+    assert comments.text.endswith(f": x-router-decision {DECISION}\n\n: x-router-cost {COST}\n\ndata: [DONE]\n\n")
+
+
+async def test_pings_stand_between_the_events(desk: Desk) -> None:
+    answer = await infer(desk, INFER | STREAM, events="5", pings="2")
+    blocks = answer.text.split("\n\n")
+    assert [block == ": ping" for block in blocks[:7]] == [False, True, False, True, False, False, False]
+    claude = await desk.http.post(
+        "/v1/messages", json=MESSAGE | STREAM, headers={"x-demo-pings": "2", "x-demo-events": "5"}
+    )
+    assert claude.text.count("event: ping\n") == 3, "one belongs to every opening"
+
+
+@pytest.mark.parametrize(("terminal", "status"), [("incomplete", "incomplete"), ("failed", "failed")])
+async def test_a_response_that_does_not_end_well(desk: Desk, terminal: str, status: str) -> None:
+    answer = await desk.http.post("/v1/responses", json=INFER | STREAM, headers={"x-demo-terminal": terminal})
+    assert answer.text.count(f"event: response.{status}\n") == 1
+    assert "response.completed" not in answer.text
 
 
 @pytest.mark.parametrize(("rule", "numbers"), [("zero", (0, 0)), ("7,9", (7, 9))])

@@ -4,8 +4,7 @@
 """
 
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from enum import Enum
+from collections.abc import Callable
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
@@ -17,51 +16,24 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings
 
 from authz.refusal import Reason
-from extproc.lifecycle import FINAL, TRANSITIONS, Cause, State
 from sidecar import metrics
 from sidecar.envoy_config import shipped
 from sidecar.settings import Settings, StoreSettings, UpSettings
+from tests.docs.events_page import events
+from tests.docs.lifecycle_page import lifecycle
+from tests.docs.page import page, table
 from tests.docs.plots import plots
 
 DOCS = Path(__file__).parents[2] / "docs"
-COMMAND = "python -m tests.docs.generate"
-_MARK = f"<!-- Made by `{COMMAND}` from the code. Change the code, not this page. -->"
-
-STATES = {
-    State.RECEIVED: "Envoy has it; nobody has decided yet",
-    State.REJECTED: "refused: it takes no room, has no row, and never reaches the Router",
-    State.ADMITTED: "room is taken under every limit; it may go to the Router",
-    State.DISPATCHED: "it has gone to the Router",
-    State.STREAMING: "the answer passes",
-    State.COMPLETED: "the Router answered with 2xx and the client has the whole answer",
-    State.FAILED: "the Router or the gateway failed it",
-    State.CANCELLED: "the client left",
-    State.TIMED_OUT: "it took too long",
-}
-CAUSES = {
-    Cause.FINISHED: (State.COMPLETED, "the answer came to its end"),
-    Cause.CLIENT_DISCONNECT: (State.CANCELLED, "the client closed its connection or reset its stream"),
-    Cause.UPSTREAM_ERROR: (State.FAILED, "the Router answered with another status than 2xx"),
-    Cause.UPSTREAM_RESET: (State.FAILED, "the Router broke the connection, or could not be reached"),
-    Cause.UPSTREAM_TIMEOUT: (State.TIMED_OUT, "the Router was silent for too long"),
-    Cause.DEADLINE: (
-        State.TIMED_OUT,
-        "the stream reached a total time limit; the shipped Envoy configuration sets none",
-    ),
-    Cause.GATEWAY_ERROR: (State.FAILED, "admitted, but the gateway itself could not let it pass, or broke it off"),
-    Cause.GATEWAY_LOST: (
-        State.FAILED,
-        "nobody could tell how it ended; it is charged by what was reserved, or by the events seen",
-    ),
-}
 SECTIONS: tuple[tuple[str, str, type[BaseSettings], type[BaseSettings] | None], ...] = (
     (
         "The administrative commands",
         (
             "`inference-gateway migrate`, `organization`, `tenant`, `plan`, `limits`, `model`, `role`, `key`, "
-            "`workload`, `subject`, `signing-key`, `audit`, `usage` and `reconcile`. Without `DATABASE_URL` they read "
-            "`admin.env` in `GATEWAY_STATE` (`.run`), which a running `inference-gateway up` writes. `limits` and "
-            "`reconcile` read `REDIS_URL` and `GATEWAY_REDIS_CLUSTER` too."
+            "`workload`, `subject`, `webhook`, `signing-key`, `audit`, `requests`, `cancel`, `usage`, `ledger` and "
+            "`reconcile`. Without `DATABASE_URL` they read `admin.env` in `GATEWAY_STATE` (`.run`), which a running "
+            "`inference-gateway up` writes. `limits`, `requests`, `cancel`, `ledger` and `reconcile` read `REDIS_URL` "
+            "and `GATEWAY_REDIS_CLUSTER` too."
         ),
         StoreSettings,
         None,
@@ -94,7 +66,7 @@ def errors() -> str:
         )
         for reason in Reason
     ]
-    return _page(
+    return page(
         "Errors",
         "Every no of the gateway has this body; an answer of the Router, errors included, passes unchanged.",
         '    {"error": {"message": ..., "type": ..., "param": ..., "code": ..., "details": {...},\n'
@@ -107,7 +79,7 @@ def errors() -> str:
         "answers say `retry-after: 1` with 503 and nothing with the others. How limits stand is told in headers "
         "beside them ([quota.md](quota.md#what-a-client-is-told)).",
         "Unknown, wrong, expired and revoked keys look alike, on purpose.",
-        _table(("code", "status", "type", "worth retrying", "said by", "message"), rows),
+        table(("code", "status", "type", "worth retrying", "said by", "message"), rows),
     )
 
 
@@ -115,15 +87,19 @@ def metrics_page() -> str:
     """Every metric that `sidecar.metrics` declares."""
     found = [metric for metric in vars(metrics).values() if isinstance(metric, Counter | Gauge | Histogram)]
     rows = [(f"`{_sample_name(metric)}`", _kind(metric), _labels(metric), metric._documentation) for metric in found]
-    return _page(
+    return page(
         "Metrics",
         "At `/metrics` on `GATEWAY_OPS_PORT`, in Prometheus' text format, summed over all processes, which "
         "carry their counts over once a second. A tenant's id is never a label: their number is not bounded.",
-        _table(("name", "kind", "labels", "counts"), rows),
-        f"`outcome` is `{metrics.GRANTED}`, `{metrics.ADMITTED}`, or a code of [errors.md](errors.md). `state` and "
-        "`cause` are in [lifecycle.md](lifecycle.md). `usage_source` is `exact` when the Router said both numbers or "
-        "nothing was to be charged, otherwise `estimated`. `limit` is a limit's name, `mode` is `enforce` or `shadow`, "
-        "`on_outage` the class that decided: they are explained in [quota.md](quota.md).",
+        table(("name", "kind", "labels", "counts"), rows),
+        f"`outcome` of checks is `{metrics.GRANTED}` or `{metrics.PUBLIC}`, of admissions `{metrics.ADMITTED}` or "
+        f"`{metrics.REPLAYED}`, of both a code of [errors.md](errors.md); of a cancel `cancelled`, `cancelling` (it "
+        "had not ended when its caller was answered), `ended` (before, otherwise) or `unknown`; of a stop at the "
+        "Router `stopped`, `unknown` (there is none, or no such path), `failed` or `skipped` (too many waited); of "
+        "webhooks `delivered`, `retried`, `dead` or `disabled`.",
+        "`state` and `cause` are in [lifecycle.md](lifecycle.md). `usage_source` is `exact` when the Router said both "
+        "numbers or nothing was to be charged, otherwise `estimated`. `limit` is a limit's name, `mode` is `enforce` "
+        "or `shadow`, `on_outage` the class that decided: they are explained in [quota.md](quota.md).",
     )
 
 
@@ -133,28 +109,11 @@ def settings() -> str:
     for title, words, model, without in SECTIONS:
         inherited = without.model_fields if without is not None else {}
         rows = [_setting(model, name) for name in model.model_fields if name not in inherited]
-        parts += [f"## {title}", words, _table(("variable", "kind", "default", "what it is"), rows)]
-    return _page(
+        parts += [f"## {title}", words, table(("variable", "kind", "default", "what it is"), rows)]
+    return page(
         "Settings",
         "Read once, from the environment. All that is wrong is told together, by the names of the variables.",
         *parts,
-    )
-
-
-def lifecycle() -> str:
-    """States, causes and the picture of what may follow what."""
-    states = [
-        (f"`{state}`", "final" if state in FINAL else "", STATES[state], _inline(TRANSITIONS[state])) for state in State
-    ]
-    causes = [(f"`{cause}`", f"`{CAUSES[cause][0]}`", CAUSES[cause][1]) for cause in Cause]
-    return _page(
-        "The life of a request",
-        _diagram(),
-        _table(("state", "", "means", "may be followed by"), states),
-        "Native metering sees a request at two moments, when it is admitted and when it has ended. The states between "
-        "are part of the table of transitions, and are not observed today. A row of the ledger holds a final state "
-        "and its cause:",
-        _table(("cause", "state", "means"), causes),
     )
 
 
@@ -163,6 +122,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "metrics.md": metrics_page,
     "settings.md": settings,
     "lifecycle.md": lifecycle,
+    "events.md": events,
 }
 
 
@@ -241,30 +201,6 @@ def _default(field: FieldInfo) -> str:
     if field.default is None or field.default == () or field.default_factory is not None:
         return ""  # made at the start; the description says of what
     return f"`{field.default}`"
-
-
-def _diagram() -> str:
-    lines = ["```mermaid", "stateDiagram-v2", f"    [*] --> {State.RECEIVED}"]
-    lines += [f"    {state} --> {following}" for state in State for following in _ordered(TRANSITIONS[state])]
-    lines += [f"    {state} --> [*]" for state in State if state in FINAL]
-    return "\n".join([*lines, "```"])
-
-
-def _ordered(states: Iterable[State]) -> list[State]:
-    return sorted(states, key=list(State).index)
-
-
-def _inline(states: Iterable[Enum]) -> str:
-    return ", ".join(f"`{state.value}`" for state in State if state in states)
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
-
-
-def _page(title: str, *parts: str) -> str:
-    return "\n\n".join([_MARK, f"# {title}", *parts]) + "\n"
 
 
 def main() -> None:

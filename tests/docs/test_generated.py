@@ -4,7 +4,9 @@ import pytest
 
 from authz.refusal import Reason
 from extproc.lifecycle import TRANSITIONS, Cause, State
-from tests.docs.generate import CAUSES, COMMAND, DOCS, PAGES, STATES, lifecycle
+from tests.docs.generate import DOCS, PAGES
+from tests.docs.lifecycle_page import MEANINGS, REASONS, lifecycle
+from tests.docs.page import COMMAND
 from tests.docs.plots import plots
 
 
@@ -23,8 +25,8 @@ def test_the_pictures_are_up_to_date() -> None:
 
 
 def test_every_state_and_cause_is_explained() -> None:
-    assert set(STATES) == set(State)
-    assert set(CAUSES) == set(Cause)
+    assert set(MEANINGS) == set(State)
+    assert set(REASONS) == set(Cause)
 
 
 def test_the_picture_has_every_step_and_no_other() -> None:

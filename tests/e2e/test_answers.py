@@ -11,14 +11,17 @@ from authz.principal import Metering
 from tests.support.gateway import Gateway, Tenant, streaming, until
 
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
+COMPLETION = {"model": "m", "prompt": "hello"}
 INFER = {"model": "m", "input": "hello"}
+ASKED = [("/v1/chat/completions", CHAT), ("/v1/completions", COMPLETION), ("/v1/infer", INFER)]
+RESPONSES = ("/v1/responses", INFER)
 HTTP2 = pytest.mark.parametrize("http2", [False, True], ids=["http1", "http2"])
 METERING = pytest.mark.parametrize("metering", list(Metering))
 
 
 @HTTP2
 @METERING
-@pytest.mark.parametrize(("path", "body"), [("/v1/chat/completions", CHAT), ("/v1/infer", INFER)])
+@pytest.mark.parametrize(("path", "body"), [*ASKED, RESPONSES])
 async def test_json_is_answered_by_the_router(
     gateway: Gateway, path: str, body: dict[str, object], *, http2: bool, metering: Metering
 ) -> None:
@@ -37,7 +40,7 @@ async def test_json_is_answered_by_the_router(
 
 @HTTP2
 @METERING
-@pytest.mark.parametrize(("path", "body"), [("/v1/chat/completions", CHAT), ("/v1/infer", INFER)])
+@pytest.mark.parametrize(("path", "body"), ASKED)
 async def test_a_stream_is_passed_whole(
     gateway: Gateway, path: str, body: dict[str, object], *, http2: bool, metering: Metering
 ) -> None:

@@ -1,4 +1,4 @@
-"""Do Anthropic's messages, OpenAI's embeddings and the list of models work with their own SDKs, and is each charged?"""
+"""Do Anthropic's messages and the dialects of OpenAI beside chat work with their own SDKs, and is each charged?"""
 
 import json
 from typing import Any
@@ -28,8 +28,8 @@ def _claude(gateway: Gateway, tenant: Tenant, *, http2: bool = False) -> anthrop
     )
 
 
-def _openai(gateway: Gateway, tenant: Tenant) -> openai.AsyncOpenAI:
-    http_client = httpx2.AsyncClient(verify=gateway.tls)
+def _openai(gateway: Gateway, tenant: Tenant, *, http2: bool = False) -> openai.AsyncOpenAI:
+    http_client = httpx2.AsyncClient(verify=gateway.tls, http1=not http2, http2=http2)
     return openai.AsyncOpenAI(base_url=f"{gateway.url}/v1", api_key=tenant.key, http_client=http_client, max_retries=0)
 
 
@@ -208,6 +208,110 @@ async def test_the_routers_own_anthropic_error_passes_unchanged(gateway: Gateway
     record = await gateway.row(request_id)
     assert (record.ending.state, record.ending.cause) == ("failed", "upstream_error")
     assert (record.ending.input_tokens, record.ending.output_tokens) == (0, 0)
+
+
+@METERING
+async def test_completions_are_answered_and_charged_with_all_their_choices(
+    gateway: Gateway, metering: Metering
+) -> None:
+    tenant = await gateway.tenant(metering=metering)
+    async with _openai(gateway, tenant) as sdk:
+        raw = await sdk.completions.with_raw_response.create(
+            model="m", prompt="Explain gravity", n=2, best_of=3, max_tokens=4
+        )
+    answer = raw.parse()
+    assert [choice.text for choice in answer.choices] == ["You asked: Explain gravity"] * 2
+    assert answer.usage is not None
+    record = await gateway.row(raw.headers["x-request-id"])
+    assert (record.admission.path, record.admission.stream) == ("/v1/completions", False)
+    assert record.admission.output_reserved == 12, "every candidate is written"
+    assert (record.ending.state, record.ending.usage_source) == ("completed", "exact")
+    assert (record.ending.input_tokens, record.ending.output_tokens) == (answer.usage.prompt_tokens, 8)
+
+
+@METERING
+@pytest.mark.parametrize("asks", [False, True])
+async def test_a_stream_of_completions_says_its_usage_to_who_asks(
+    gateway: Gateway, *, asks: bool, metering: Metering
+) -> None:
+    tenant = await gateway.tenant(metering=metering)
+    options: Any = {"stream_options": {"include_usage": True}} if asks else {}
+    async with _openai(gateway, tenant) as sdk:
+        stream = await sdk.completions.create(
+            model="m", prompt="Explain gravity", n=2, max_tokens=4, stream=True, extra_headers=QUICK, **options
+        )
+        chunks = [chunk async for chunk in stream]
+    assert [chunk.choices[0].index for chunk in chunks if chunk.choices] == [0, 1] * 4
+    assert [chunk.usage is not None for chunk in chunks if not chunk.choices] == [True] * asks
+    record = await gateway.row(stream.response.headers["x-request-id"])
+    assert (record.admission.stream, record.ending.state) == (True, "completed")
+    assert (record.ending.output_tokens, record.ending.usage_source) == (8, "exact")
+
+
+@HTTP2
+@METERING
+async def test_a_response_is_answered_and_charged(gateway: Gateway, *, http2: bool, metering: Metering) -> None:
+    tenant = await gateway.tenant(metering=metering)
+    headers = {"x-demo-cached-tokens": "1", "x-demo-reasoning-tokens": "2"}
+    async with _openai(gateway, tenant, http2=http2) as sdk:
+        raw = await sdk.responses.with_raw_response.create(
+            model="m", input="Explain gravity", max_output_tokens=100, extra_headers=headers
+        )
+    answer = raw.parse()
+    request_id = raw.headers["x-request-id"]
+    assert answer.id == f"resp_{request_id}", "by which it can be cancelled"
+    assert answer.output_text.startswith("You asked: Explain gravity")
+    assert answer.usage is not None
+    record = await gateway.row(request_id)
+    assert (record.admission.path, record.admission.output_reserved) == ("/v1/responses", 100)
+    assert (record.ending.state, record.ending.usage_source) == ("completed", "exact")
+    assert (record.ending.input_tokens, record.ending.output_tokens) == (answer.usage.input_tokens, 12)
+    assert (record.ending.cached_tokens, record.ending.reasoning_tokens) == (1, 2)
+
+
+@HTTP2
+@METERING
+async def test_a_streamed_response_is_followed_and_charged(
+    gateway: Gateway, *, http2: bool, metering: Metering
+) -> None:
+    tenant = await gateway.tenant(metering=metering)
+    headers = {**QUICK, "x-demo-cached-tokens": "1", "x-demo-reasoning-tokens": "2"}
+    async with _openai(gateway, tenant, http2=http2) as sdk:
+        stream = await sdk.responses.create(model="m", input="Explain gravity", stream=True, extra_headers=headers)
+        events = [event async for event in stream]
+    assert [event.sequence_number for event in events] == list(range(20)), "nothing is removed"
+    assert events[-1].type == "response.completed"
+    usage = events[-1].response.usage
+    assert usage is not None
+    record = await gateway.row(stream.response.headers["x-request-id"])
+    assert record.admission.stream
+    assert (record.ending.state, record.ending.usage_source) == ("completed", "exact")
+    assert (record.ending.input_tokens, record.ending.output_tokens) == (usage.input_tokens, 12)
+    assert (record.ending.cached_tokens, record.ending.reasoning_tokens) == (1, 2)
+    assert record.ending.first_event_ms is not None
+
+
+@METERING
+@pytest.mark.parametrize("stream", [False, True], ids=["json", "stream"])
+@pytest.mark.parametrize("terminal", ["incomplete", "failed"])
+async def test_a_response_that_does_not_end_well_is_charged_what_it_says(
+    gateway: Gateway, *, stream: bool, terminal: str, metering: Metering
+) -> None:
+    tenant = await gateway.tenant(metering=metering)
+    headers = {**QUICK, "x-demo-usage": "30,900", "x-demo-events": "4", "x-demo-terminal": terminal}
+    async with gateway.client(tenant) as client:
+        body = {"model": "m", "input": "Explain gravity", "stream": stream}
+        answer = await client.post("/v1/responses", json=body, headers=headers)
+    assert f'"status":"{terminal}"' in answer.text
+    assert await _charged(gateway, answer.headers["x-request-id"]) == (30, 900, "exact")
+
+
+async def test_a_response_in_the_background_is_refused(gateway: Gateway) -> None:
+    tenant = await gateway.tenant()
+    async with _openai(gateway, tenant) as sdk:
+        with pytest.raises(openai.BadRequestError) as caught:
+            await sdk.responses.create(model="m", input="Explain gravity", background=True)
+    assert (caught.value.code, caught.value.param) == ("invalid_body", "background")
 
 
 @METERING

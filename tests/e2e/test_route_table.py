@@ -17,7 +17,7 @@ def _name(route: Route) -> str:
 
 
 def _path(route: Route) -> str:
-    return route.path.replace("{id}", "ses_000000000000")
+    return route.path.replace("{id}", "ses_000000000000").replace("{asset}", "swagger-ui.css")
 
 
 @pytest.mark.parametrize("route", GUARDED, ids=_name)
@@ -81,4 +81,4 @@ async def test_public_paths_need_nobody(gateway: Gateway) -> None:
     async with gateway.client() as client:
         for route in ROUTES:
             if route.public:
-                assert (await client.request(route.method, route.path)).status_code == 200
+                assert (await client.request(route.method, _path(route))).status_code == 200

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from extproc.admission import Tariff
 from extproc.admitter import Admitter, Quota
 from extproc.local_shares import LocalShares
+from extproc.once import Once
 from extproc.outage_policy import OutagePolicy
 from quota.applied import AppliedLimit
 from quota.breaker import PROBE_SECONDS, Breaker
@@ -13,8 +14,10 @@ from quota.limit import OnOutage
 from quota.overload import Shedding
 from quota.rate_card import RateCard
 from tests.extproc.flaky_reservations import Settling
+from tests.extproc.memory_keys import MemoryKeys
 
 SHARES = 4
+PEPPER = b"p" * 32
 PROBE_MS = int(PROBE_SECONDS * 1000)
 
 
@@ -30,6 +33,8 @@ class Admitting:
     breaker: Breaker = field(init=False)
     shedding: Shedding = field(init=False)
     admitter: Admitter = field(init=False)
+    keys: MemoryKeys = field(init=False)
+    once: Once = field(init=False)
 
     def __post_init__(self) -> None:
         clock = self.settling.clock
@@ -45,3 +50,5 @@ class Admitting:
         self.admitter = Admitter(
             quota, self.settling.settler, now_ms=clock.now_ms, observe_shadowed=self.shadowed.append
         )
+        self.keys = MemoryKeys(clock.now_ms)
+        self.once = Once(self.admitter, self.keys, self.settling.flaky, pepper=PEPPER)

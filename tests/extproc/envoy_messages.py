@@ -73,10 +73,12 @@ def log_entry(
     response_bytes: int = 0,
     namespaces: Mapping[str, Mapping[str, str | float]] | None = None,
     router_ms: tuple[float, float] | None = None,
+    dispatched_ms: float | None = None,
 ) -> data.HttpAccessLogEntry:
     """An entry of a request that began at noon and took 1.5 seconds; `kind` 6 is its end, 5 a sign of life.
 
-    `router_ms` are when the Router had the whole request, and when the first byte of its answer came.
+    `router_ms` are when the Router had the whole request, and when the first byte of its answer came; `dispatched_ms`
+    when it had the first byte of the request.
     """
     sent, received = (timedelta(milliseconds=ms) for ms in router_ms) if router_ms else (None, None)
     return data.HttpAccessLogEntry(
@@ -86,6 +88,7 @@ def log_entry(
             duration=timedelta(milliseconds=1500),
             response_flags=flags,
             metadata=metadata(namespaces or {}),
+            time_to_first_upstream_tx_byte=None if dispatched_ms is None else timedelta(milliseconds=dispatched_ms),
             time_to_last_upstream_tx_byte=sent,
             time_to_first_upstream_rx_byte=received,
         ),

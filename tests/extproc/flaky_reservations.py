@@ -9,7 +9,7 @@ from extproc.settlement import Settler
 from quota.applied import AppliedLimits
 from quota.limit import Limit
 from quota.memory import MemoryReservations
-from quota.reservation import Claim, Exceeded, Overdue, QuotaOutage, Reservation, Settlement, Standing
+from quota.reservation import Claim, Exceeded, Known, Overdue, Progress, QuotaOutage, Reservation, Settlement, Standing
 from tests.support.values import ORGANIZATION, Clock, held
 
 
@@ -41,9 +41,21 @@ class FlakyReservations:
         self._end()
         return answer
 
-    async def renew(self, organization_id: str, request_id: str, *, lease_ms: int, events: int) -> bool:
+    async def renew(self, organization_id: str, request_id: str, *, lease_ms: int, progress: Progress) -> str | None:
         await self._begin("renew")
-        return await self.kept.renew(organization_id, request_id, lease_ms=lease_ms, events=events)
+        return await self.kept.renew(organization_id, request_id, lease_ms=lease_ms, progress=progress)
+
+    async def stop(self, organization_id: str, request_id: str, *, why: str) -> bool:
+        await self._begin("stop")
+        return await self.kept.stop(organization_id, request_id, why=why)
+
+    async def find(self, organization_id: str, request_id: str) -> Known | None:
+        await self._begin("find")
+        return await self.kept.find(organization_id, request_id)
+
+    async def open_of(self, organization_id: str, tenant_id: str, *, limit: int) -> list[Known]:
+        await self._begin("open_of")
+        return await self.kept.open_of(organization_id, tenant_id, limit=limit)
 
     async def progress(self, requests: Sequence[tuple[str, str]]) -> list[int | None]:
         await self._begin("progress")

@@ -9,7 +9,7 @@ import json
 import shutil
 import ssl
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,12 @@ import httpx
 
 from authz.refusal import Refusal
 from authz.routes import dialect_of
-from authz.wire import ARRIVAL_KEY, GRANT_KEY, METERING_HEADER
+from authz.wire import ARRIVAL_KEY, DEADLINE_HEADER, GRANT_KEY, METERING_HEADER
 from demo import router
 from extproc import wire
 from extproc.inline import InlineResponse
-from extproc.wire import LogEntry, Phase
+from extproc.log_entry import LogEntry, log_entries
+from extproc.wire import Phase
 from sidecar.embedded.certificates import ensure_certificates
 from sidecar.embedded.envoy_server import envoy_command
 from sidecar.embedded.ports import free_port, http_status
@@ -39,6 +40,8 @@ from wire.transport import Service, Stream
 CORS_ORIGIN = "https://app.example"
 # Of the stand-in for Check: which metering it is to ask for.
 METERING = "x-test-metering"
+# And which deadline, in milliseconds.
+DEADLINE = "x-test-deadline"
 _OK = 200
 
 
@@ -49,7 +52,10 @@ def _check(raw: bytes) -> bytes:
     if METERING in headers:
         metering = response.ok_response.headers.add().header
         metering.key, metering.value = METERING_HEADER, headers[METERING]
-    response.ok_response.headers_to_remove.append("content-length")
+    if DEADLINE in headers:
+        deadline = response.ok_response.headers.add().header
+        deadline.key, deadline.value = DEADLINE_HEADER, headers[DEADLINE]
+    response.ok_response.headers_to_remove.extend(("accept-encoding", "content-length"))
     fields = response.dynamic_metadata.fields
     fields[GRANT_KEY].string_value = headers["x-request-id"]
     fields[ARRIVAL_KEY].string_value = http.path
@@ -62,6 +68,7 @@ class SmallSidecar:
 
     told: tuple[tuple[str, str], ...] = ()
     refusal: Refusal | None = None
+    strip_usage: bool = True
     entries: dict[str, LogEntry] = field(default_factory=dict)
 
     def services(self) -> list[Service]:
@@ -80,7 +87,7 @@ class SmallSidecar:
         return _check(raw)
 
     async def _process(self, stream: Stream) -> None:
-        response = InlineResponse(strip_usage=True)
+        response = InlineResponse(strip_usage=self.strip_usage)
         while (raw := await stream.read()) is not None:
             phase, message = wire.read(raw)
             if phase == Phase.REQUEST_BODY:
@@ -90,16 +97,19 @@ class SmallSidecar:
             elif phase == Phase.RESPONSE_BODY:
                 for reply in response.body(message, now_ms=NOON_MS):
                     stream.write(reply)
+            elif phase == Phase.RESPONSE_TRAILERS:
+                for reply in response.trailers():
+                    stream.write(reply)
 
     def _admitted(self, message: Any) -> bytes:
         request_id, path = wire.grant_and_arrival(message)
         if self.refusal is not None:
             return wire.refuse(self.refusal, dialect=dialect_of(path), request_id=request_id, now=NOON_MS / 1000)
-        return wire.let_pass(record=request_id, body=None, strip_usage=True, headers=self.told)
+        return wire.let_pass(record=request_id, body=None, strip_usage=self.strip_usage, headers=self.told)
 
     async def _follow(self, stream: Stream) -> None:
         while (raw := await stream.read()) is not None:
-            for entry in wire.log_entries(raw):
+            for entry in log_entries(raw):
                 if entry.is_end:
                     # The small sidecar writes the request's id in place of the record and of the grant.
                     self.entries[entry.record or entry.grant_and_arrival[0]] = entry
@@ -131,6 +141,12 @@ class RealEnvoy:
                     return entry
                 await asyncio.sleep(0.01)
 
+    async def allocated(self) -> int:
+        """How many bytes Envoy holds."""
+        transport = httpx.AsyncHTTPTransport(uds=str(self.folder / "envoy.sock"))
+        async with httpx.AsyncClient(transport=transport) as admin:
+            return int((await admin.get("http://envoy/memory")).json()["allocated"])
+
 
 async def _start_envoy(folder: Path, port: int, router_port: int) -> Child:
     ensure_certificates(folder / "tls")
@@ -158,7 +174,9 @@ async def _start_envoy(folder: Path, port: int, router_port: int) -> Child:
 
 
 @contextlib.asynccontextmanager
-async def _serving(folder: Path, sidecar: SmallSidecar) -> AsyncIterator[int]:
+async def _serving(
+    folder: Path, sidecar: SmallSidecar, behind: contextlib.AbstractAsyncContextManager[str]
+) -> AsyncIterator[int]:
     """Everybody but the client; gives Envoy's port."""
     services = sidecar.services()
     health = Health(service.name for service in services)
@@ -167,7 +185,7 @@ async def _serving(folder: Path, sidecar: SmallSidecar) -> AsyncIterator[int]:
         GrpcServer([*services, health.service()], path=path, max_body_bytes=1_000_000, observe_error=errors.append)
         for path in (worker_socket(folder, 0), recorder_socket(folder))
     ]
-    async with router.running(interval_ms=1) as url:
+    async with behind as url:
         for server in servers:
             await server.start()
         port = free_port()
@@ -182,12 +200,14 @@ async def _serving(folder: Path, sidecar: SmallSidecar) -> AsyncIterator[int]:
 
 
 @contextlib.contextmanager
-def running() -> Iterator[RealEnvoy]:
-    """An Envoy of its own, until the end of the block."""
+def running(
+    behind: Callable[[], contextlib.AbstractAsyncContextManager[str]] | None = None,
+) -> Iterator[RealEnvoy]:
+    """An Envoy of its own, until the end of the block; `behind` it the stand-in Router, or another one."""
     # Not pytest's folder: a socket's path holds 107 bytes.
     folder, sidecar = Path(tempfile.mkdtemp(prefix="gw-wire-")), SmallSidecar()
     with running_loop() as loop:
-        serving = _serving(folder, sidecar)
+        serving = _serving(folder, sidecar, behind() if behind is not None else router.running(interval_ms=1))
         try:
             yield RealEnvoy(folder=folder, port=loop.run(_entered(serving)), sidecar=sidecar)
         finally:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -11,7 +12,8 @@ from envoy_data_plane.envoy.data.accesslog import v3 as data
 
 from extproc import admission as admissions
 from extproc import ending as endings
-from extproc.access_log import SERVICE_NAME, AccessLog
+from extproc import lifecycle_events
+from extproc.access_log import SERVICE_NAME, AccessLog, Observers
 from extproc.admission import LEASE_MS
 from extproc.lifecycle import Cause, State
 from extproc.record import Admission, Ending, UsageSource
@@ -39,9 +41,14 @@ class Logging:
         asked = admissions.claim(admission(), held(TOKENS, SLOTS))
         await self.settling.flaky.kept.reserve(replace(asked, lease_ms=lease_ms))
 
-    async def take(self, *entries: data.HttpAccessLogEntry) -> None:
+    async def take(self, *entries: data.HttpAccessLogEntry, observers: Observers | None = None) -> None:
         stream = MemoryStream()
-        log = AccessLog(self.settling.flaky, self.settling.settler, observe_error=self.errors.append)
+        log = AccessLog(
+            self.settling.flaky,
+            self.settling.settler,
+            observe_error=self.errors.append,
+            observers=observers or Observers(),
+        )
         service = log.service()
         assert service.name == SERVICE_NAME
         # As Envoy does: an identifier first, then an entry a message, or several.
@@ -159,6 +166,97 @@ async def test_a_sign_of_life_keeps_the_lease_and_notes_the_progress(logging: Lo
     logging.settling.clock.ms += 1
     assert [late.events for late in await logging.settling.flaky.overdue(limit=10)] == [8]
     assert await logging.settled() == []
+
+
+STARTED_MS = NOON_MS + 250
+
+
+@pytest.mark.parametrize(
+    ("entry", "stage", "since_ms"),
+    [
+        ({}, State.ADMITTED, None),
+        ({"dispatched_ms": 30}, State.DISPATCHED, STARTED_MS + 30),
+        ({"dispatched_ms": 30, "router_ms": (30, 80)}, State.DISPATCHED, STARTED_MS + 30),  # headers only
+        ({"dispatched_ms": 30, "router_ms": (30, 80), "response_bytes": 5}, State.STREAMING, STARTED_MS + 80),
+        ({"response_bytes": 5}, State.ADMITTED, None),  # the gateway's own answer
+        ({"response_bytes": 80, "namespaces": {**ADMITTED, **FIVE_EVENTS}}, State.ADMITTED, None),
+    ],
+)
+async def test_a_sign_of_life_takes_the_step_that_envoy_saw_and_tells_it_once(
+    logging: Logging, entry: Mapping[str, Any], stage: State, since_ms: int | None
+) -> None:
+    await logging.reserve()
+    whole: dict[str, Any] = {"kind": 5, "namespaces": ADMITTED, **entry}
+    await logging.take(envoy.log_entry(**whole), envoy.log_entry(**whole))
+    found = await logging.settling.flaky.kept.find("org_a", REQUEST_ID)
+    assert found is not None
+    assert found.stage == stage
+    told = [lifecycle_events.decode(text) for text in logging.settling.flaky.kept.log]
+    assert told[0] == lifecycle_events.admitted(admission())
+    streaming = partial(lifecycle_events.streaming, dispatched_ms=STARTED_MS + 30)
+    steps: dict[State, Any] = {State.DISPATCHED: lifecycle_events.dispatched, State.STREAMING: streaming}
+    assert told[1:] == ([] if since_ms is None else [steps[stage](admission(), since_ms)])
+
+
+async def test_the_first_event_is_when_the_stream_began(logging: Logging) -> None:
+    await logging.reserve()
+    stream = {"gateway.stream": {"events": 5.0, "bytes": 50.0, "first_event_ms": float(NOON_MS + 333)}}
+    await logging.take(envoy.log_entry(kind=5, response_bytes=80, namespaces={**ADMITTED, **stream}, router_ms=(1, 2)))
+    told = lifecycle_events.decode(logging.settling.flaky.kept.log[-1])
+    assert told.data.state is State.STREAMING
+    assert told.data.first_event_ms == NOON_MS + 333
+
+
+async def test_an_entry_that_was_overtaken_takes_no_step_back(logging: Logging) -> None:
+    await logging.reserve()
+    later = envoy.log_entry(kind=5, namespaces=ADMITTED, dispatched_ms=30, router_ms=(30, 80), response_bytes=5)
+    await logging.take(later)
+    await logging.take(envoy.log_entry(kind=5, namespaces=ADMITTED, dispatched_ms=30))
+    assert [known.stage for known in await logging.settling.flaky.kept.open_of("org_a", "ten_a", limit=9)] == [
+        State.STREAMING
+    ]
+
+
+@dataclass(slots=True)
+class Told:
+    """What those who observe were told."""
+
+    first_bytes: list[int] = field(default_factory=list)
+    progress: list[tuple[int, int]] = field(default_factory=list)
+    stopping: list[str] = field(default_factory=list)
+
+    def observers(self) -> Observers:
+        return Observers(
+            first_byte=lambda _, ms: self.first_bytes.append(ms),
+            progress=self._progress,
+            stopping=lambda _, why: self.stopping.append(why),
+        )
+
+    def _progress(self, _: Admission, *, events: int, response_bytes: int) -> None:
+        self.progress.append((events, response_bytes))
+
+
+async def test_who_observes_is_told_of_each_sign_of_life(logging: Logging) -> None:
+    await logging.reserve()
+    told = Told()
+    stream = {"gateway.stream": {"events": 8.0, "bytes": 80.0}}
+    alive = envoy.log_entry(kind=5, response_bytes=80, namespaces={**ADMITTED, **stream}, router_ms=(30, 80))
+    await logging.take(alive, observers=told.observers())
+    assert told == Told(first_bytes=[50, 50], progress=[(8, 80), (8, 80)])
+    await logging.settling.flaky.kept.stop("org_a", REQUEST_ID, why="revoked")
+    await logging.take(alive, observers=told.observers())
+    assert told.stopping == ["revoked", "revoked"], "as long as it runs"
+    await logging.take(envoy.log_entry(response_bytes=80, namespaces=ADMITTED), observers=told.observers())
+    assert len(told.progress) == 4, "an end is no sign of life"
+
+
+async def test_progress_is_told_in_an_outage_too_and_of_a_stop_nobody_knows_then(logging: Logging) -> None:
+    await logging.reserve()
+    await logging.settling.flaky.kept.stop("org_a", REQUEST_ID, why="revoked")
+    logging.settling.flaky.out = True
+    told = Told()
+    await logging.take(envoy.log_entry(kind=5, namespaces=ADMITTED), observers=told.observers())
+    assert told == Told(progress=[(0, 0), (0, 0)])
 
 
 async def test_a_sign_of_life_during_an_outage_is_let_go(logging: Logging) -> None:

@@ -5,10 +5,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from authz.caps import Caps
 from authz.principal import Metering
 from extproc import admission as admissions
+from extproc import lifecycle_events
 from extproc.admission import LEASE_MS, Tariff
 from extproc.inference_request import InferenceRequest
+from extproc.lifecycle import State
 from extproc.record import Admission, Degraded
 from quota.charges import Charges, Rates, TokenUsage, charges
 from quota.estimate import Estimate, Estimates
@@ -75,6 +78,12 @@ def test_the_rates_of_the_model_travel_with_the_admission() -> None:
     assert _admitted(_request(), _tariff(ModelRates(pattern="other", rates=RATES))).rates == Rates()
 
 
+def test_the_caps_of_the_plan_travel_with_the_admission() -> None:
+    caps = Caps(stream_seconds=60, output_tokens=100, response_bytes=1000)
+    found = admissions.admit(grant(caps=caps), arrival(), _request(), _tariff(), now_ms=NOON_MS)
+    assert admissions.decode(admissions.encode(found)).caps == caps
+
+
 def test_an_admission_says_who_what_and_when() -> None:
     found = admissions.admit(
         grant(metering=Metering.INLINE), arrival(), _request(max_output_tokens=100), _tariff(), now_ms=NOON_MS + 2
@@ -89,6 +98,8 @@ def test_a_request_that_names_its_maximum_gets_it_whole_or_not_at_all(*, named: 
     assert (claim.amounts.requests, claim.least.requests) == (1, 1)
     assert claim.limits is LIMITS
     assert (claim.organization_id, claim.request_id, claim.lease_ms) == ("org_a", REQUEST_ID, LEASE_MS)
+    assert (claim.tenant_id, claim.stage) == ("ten_a", State.ADMITTED)
+    assert lifecycle_events.decode(claim.event) == lifecycle_events.admitted(admission(output_named=named))
     assert admissions.decode(claim.admission) == admission(output_named=named)
 
 

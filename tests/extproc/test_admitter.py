@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from authz import grant as grants
+from authz.caps import Caps
 from authz.refusal import Reason, Refusal
 from extproc import admission as admissions
 from extproc import admitter
@@ -94,6 +95,27 @@ async def test_the_first_request_of_a_fresh_key_passes_if_its_input_fits(admitti
     limit = tokens_a_day(25)
     await _admitted(admitting, _candidate(limit, named=None))
     assert await admitting.settling.used(limit) == (25,)
+
+
+@pytest.mark.parametrize(("named", "cap", "fits"), [(100, 100, True), (101, 100, False), (101, 0, True)])
+async def test_a_maximum_above_the_plans_cap_is_refused_by_its_field(
+    admitting: Admitting, *, named: int, cap: int, fits: bool
+) -> None:
+    candidate = _candidate(TOKENS, named=named, caps=Caps(output_tokens=cap))
+    if fits:
+        assert (await _admitted(admitting, candidate)).admission.output_reserved == named
+        return
+    found = await _refused(admitting, candidate)
+    assert (found.reason, found.param) == (Reason.EXCEEDS_LIMIT, "max_tokens")
+    assert found.details == {"output_tokens": cap}
+    assert admitting.settling.flaky.asked == []
+
+
+async def test_without_a_maximum_no_more_than_the_plans_cap_is_reserved(admitting: Admitting) -> None:
+    caps = Caps(output_tokens=7)
+    found = await _admitted(admitting, _candidate(TOKENS, named=None, caps=caps))
+    assert (found.admission.output_reserved, found.admission.caps) == (7, caps)
+    assert await admitting.settling.used(TOKENS) == (27,)
 
 
 async def test_a_limit_in_shadow_mode_is_told_and_refuses_nobody(admitting: Admitting) -> None:

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from extproc import ending as endings
+from extproc.actual_cost import micro_dollars
 from extproc.ending import Observation, lost, read
 from extproc.lifecycle import FINAL, Cause, State
 from extproc.record import Ending, UsageSource
@@ -61,8 +62,9 @@ NONE = {"events": 0, "response_bytes": 0, "first_event_ms": None}
         ),
         ({"status": 503, "details": "no_healthy_upstream", **NONE}, FAILED, Cause.UPSTREAM_RESET, (0, 0, ESTIMATED)),
         # Too slow: before the answer, in the stream; too long altogether.
-        ({"status": 504, "details": "response_timeout", **NONE}, TIMED_OUT, Cause.UPSTREAM_TIMEOUT, (0, 0, ESTIMATED)),
-        ({"details": "response_timeout"}, TIMED_OUT, Cause.UPSTREAM_TIMEOUT, (20, 12, ESTIMATED)),
+        ({"status": 504, "details": "response_timeout", **NONE}, TIMED_OUT, Cause.DEADLINE, (0, 0, ESTIMATED)),
+        ({"details": "response_timeout"}, TIMED_OUT, Cause.DEADLINE, (20, 12, ESTIMATED)),
+        ({"details": "upstream_per_try_timeout"}, TIMED_OUT, Cause.UPSTREAM_TIMEOUT, (20, 12, ESTIMATED)),
         ({"details": "stream_idle_timeout"}, TIMED_OUT, Cause.UPSTREAM_TIMEOUT, (20, 12, ESTIMATED)),
         (
             {"status": 504, "details": "stream_idle_timeout", **NONE},
@@ -74,6 +76,36 @@ NONE = {"events": 0, "response_bytes": 0, "first_event_ms": None}
         ({"input_tokens": 7, "output_tokens": 30}, COMPLETED, Cause.FINISHED, (7, 30, EXACT)),
         ({"input_tokens": 0, "output_tokens": 0}, COMPLETED, Cause.FINISHED, (0, 0, EXACT)),
         ({"status": 204, **NONE}, COMPLETED, Cause.FINISHED, (20, 0, ESTIMATED)),
+        # The stream's own end has passed: what follows it changes nothing.
+        (
+            {"details": REMOTE_DISCONNECT, "client_gone": True, "done": True},
+            *(COMPLETED, Cause.FINISHED, (20, 12, ESTIMATED)),
+        ),
+        ({"details": "http2.remote_reset", "done": True}, COMPLETED, Cause.FINISHED, (20, 12, ESTIMATED)),
+        ({"details": f"{AFTER}{{x}}", "done": True}, COMPLETED, Cause.FINISHED, (20, 12, ESTIMATED)),
+        ({"details": "stream_idle_timeout", "done": True}, COMPLETED, Cause.FINISHED, (20, 12, ESTIMATED)),
+        ({"done": True, "input_tokens": 7, "output_tokens": 30}, COMPLETED, Cause.FINISHED, (7, 30, EXACT)),
+        # The Responses API says in the stream that it failed.
+        (
+            {"done": True, "failed": True, "input_tokens": 7, "output_tokens": 3},
+            *(FAILED, Cause.UPSTREAM_ERROR, (7, 3, EXACT)),
+        ),
+        ({"details": REMOTE_DISCONNECT, "done": True, "failed": True}, FAILED, Cause.UPSTREAM_ERROR, (0, 0, EXACT)),
+        # The gateway itself has stopped it: before the answer, in the stream, with a last event of it.
+        (
+            {"status": 499, "details": "sidecar_client_cancel", "events": 0, "response_bytes": 99},
+            *(CANCELLED, Cause.CLIENT_CANCEL, (20, 0, ESTIMATED)),
+        ),
+        ({"details": "sidecar_admin_cancel"}, CANCELLED, Cause.ADMIN_CANCEL, (20, 12, ESTIMATED)),
+        ({"details": "sidecar_revoked"}, CANCELLED, Cause.REVOKED, (20, 12, ESTIMATED)),
+        ({"details": "sidecar_output_limit"}, CANCELLED, Cause.OUTPUT_LIMIT, (20, 12, ESTIMATED)),
+        ({"stopped": "output_limit"}, CANCELLED, Cause.OUTPUT_LIMIT, (20, 12, ESTIMATED)),
+        (
+            {"stopped": "client_cancel", "details": REMOTE_DISCONNECT, "client_gone": True},
+            *(CANCELLED, Cause.CLIENT_CANCEL, (20, 12, ESTIMATED)),
+        ),
+        ({"stopped": "client_cancel", "done": True}, CANCELLED, Cause.CLIENT_CANCEL, (20, 12, ESTIMATED)),
+        ({"stopped": "nonsense"}, COMPLETED, Cause.FINISHED, (20, 12, ESTIMATED)),
         # The Router says no: what it did not serve is not charged, what it says it used is.
         ({"status": 500, **NONE}, FAILED, Cause.UPSTREAM_ERROR, (0, 0, EXACT)),
         ({"status": 429, **NONE}, FAILED, Cause.UPSTREAM_ERROR, (0, 0, EXACT)),
@@ -107,11 +139,47 @@ def test_each_end_that_envoy_reports(
     assert (found.input_tokens, found.output_tokens, found.usage_source) == usage
 
 
+def test_an_error_of_ours_is_no_output() -> None:
+    seen = observation(status=401, details="sidecar_revoked", events=0, response_bytes=400)
+    assert read(seen, admission(stream=False)).output_tokens == 0
+
+
+def test_what_the_router_said_is_kept_and_its_cost_is_what_counts() -> None:
+    seen = observation(
+        input_tokens=7, output_tokens=30, decision='{"model": "small"}', cost='{"total_usd": "0.0000011"}'
+    )
+    found = read(seen, admission(rates=RATES))
+    assert (found.routing_snapshot, found.actual_cost) == ('{"model":"small"}', '{"total_usd":"0.0000011"}')
+    assert found.charges == msgspec.structs.replace(_used(7, 30), cost=2)
+
+
+@pytest.mark.parametrize("cost", ["", "no json", "[]", '{"total_usd": -1}', '{"total_usd": "\\u0000"}', "{}"])
+def test_a_cost_that_is_none_leaves_the_price_of_the_tokens(cost: str) -> None:
+    found = read(observation(input_tokens=7, output_tokens=30, cost=cost), admission())
+    assert found.charges == charges(TokenUsage(input=7, output=30), Rates())
+    assert found.charges.cost == 70 + 900
+
+
+def test_what_was_given_back_costs_nothing_whatever_the_router_says() -> None:
+    dear = {"cost": '{"total_usd": 5}'}
+    assert read(observation(status=500, **NONE, **dear), admission()).charges == NOTHING
+    assert read(observation(status=400, **NONE, **dear), admission()).charges == REQUEST
+    free = read(observation(cost='{"total_usd": 0}'), admission())
+    assert (free.charges.cost, free.charges.tokens) == (0, 32)
+
+
+def test_when_the_router_got_it_is_kept() -> None:
+    assert read(observation(dispatched_ms=NOON_MS + 3), admission()).dispatched_ms == NOON_MS + 3
+    assert read(observation(), admission()).dispatched_ms is None
+
+
 def test_a_stream_that_the_gateway_itself_cut_is_charged_for_what_was_produced() -> None:
     # Metered in line, a dying worker cuts the stream: Envoy reports status 200 and the failed ext_proc stream.
     found = read(observation(details="ext_proc_error_gRPC_error_13{x}"), admission(metering="inline"))
-    assert (found.state, found.cause) == (State.FAILED, Cause.GATEWAY_ERROR)
+    assert (found.state, found.cause) == (State.FAILED, Cause.GATEWAY_LOST)
     assert (found.input_tokens, found.output_tokens, found.usage_source) == (20, 12, ESTIMATED)
+    nothing_passed = observation(details="ext_proc_error_gRPC_error_13{x}", status=503, **NONE)
+    assert read(nothing_passed, admission(metering="inline")).cause is Cause.GATEWAY_ERROR
 
 
 @pytest.mark.parametrize(
@@ -253,6 +321,12 @@ observations = st.builds(
     ended_ms=counts,
     cached_tokens=st.none() | counts,
     reasoning_tokens=st.none() | counts,
+    done=st.booleans(),
+    failed=st.booleans(),
+    stopped=st.sampled_from(["", "revoked", "client_cancel", "x"]),
+    dispatched_ms=st.none() | counts,
+    cost=st.sampled_from(["", "{}", '{"total_usd": 0}', '{"total_usd": 1000000}', "["]) | st.text(),
+    decision=st.text(),
 )
 weights, prices = st.integers(0, 2**31 - 1), st.integers(0, 10**12)
 rates = st.builds(
@@ -291,6 +365,8 @@ def test_whatever_is_seen_counts_in_full_or_as_a_request_or_not_at_all(
     assert found.cached_tokens <= found.input_tokens
     assert found.reasoning_tokens <= found.output_tokens
     whole = charges(usage, rated)
+    if (actual := micro_dollars(found.actual_cost)) is not None:
+        whole = msgspec.structs.replace(whole, cost=actual)
     assert found.charges in (whole, REQUEST, NOTHING)
     if found.state in {State.COMPLETED, State.CANCELLED} and seen.passed:
         assert found.charges == whole

@@ -18,12 +18,14 @@ CHAT: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "
 INFER: dict[str, Any] = {"model": "m", "input": "hello"}
 BODIES = {
     Dialect.OPENAI_CHAT: CHAT,
+    Dialect.OPENAI_COMPLETIONS: {"model": "m", "prompt": "hello"},
+    Dialect.OPENAI_RESPONSES: INFER,
     Dialect.OPENAI_EMBEDDINGS: INFER,
     Dialect.ANTHROPIC_MESSAGES: {**CHAT, "max_tokens": 5},
     Dialect.INFER: INFER,
 }
 # Those whose stream says its usage only when asked to.
-ASKED = [Dialect.OPENAI_CHAT, Dialect.INFER]
+ASKED = [Dialect.OPENAI_CHAT, Dialect.OPENAI_COMPLETIONS, Dialect.INFER]
 GONE = object()
 MOST = 100_000_000
 
@@ -107,6 +109,28 @@ def test_wrong_stream_options_are_named(dialect: Dialect, change: dict[str, Any]
         (Dialect.OPENAI_CHAT, {"messages": [{"role": 5}]}, "messages[0].role"),
         (Dialect.OPENAI_CHAT, {"max_completion_tokens": 0}, "max_completion_tokens"),
         (Dialect.OPENAI_CHAT, {"max_completion_tokens": "x"}, "max_completion_tokens"),
+        (Dialect.OPENAI_CHAT, {"n": 0}, "n"),
+        (Dialect.OPENAI_CHAT, {"n": 129}, "n"),
+        (Dialect.OPENAI_COMPLETIONS, {"prompt": GONE}, "prompt"),
+        (Dialect.OPENAI_COMPLETIONS, {"prompt": []}, "prompt"),
+        (Dialect.OPENAI_COMPLETIONS, {"prompt": 5}, "prompt"),
+        (Dialect.OPENAI_COMPLETIONS, {"prompt": {"text": "x"}}, "prompt"),
+        (Dialect.OPENAI_COMPLETIONS, {"prompt": ["x"] * 2_049}, "prompt"),
+        (Dialect.OPENAI_COMPLETIONS, {"prompt": ["x"] * 100, "n": 21}, "prompt"),
+        (Dialect.OPENAI_COMPLETIONS, {"n": 0}, "n"),
+        (Dialect.OPENAI_COMPLETIONS, {"n": "2"}, "n"),
+        (Dialect.OPENAI_COMPLETIONS, {"best_of": 129}, "best_of"),
+        (Dialect.OPENAI_RESPONSES, {"input": GONE}, "input"),
+        (Dialect.OPENAI_RESPONSES, {"input": None, "prompt": None, "conversation": None}, "input"),
+        (Dialect.OPENAI_RESPONSES, {"input": 5}, "input"),
+        (Dialect.OPENAI_RESPONSES, {"input": {"text": "x"}}, "input"),
+        (Dialect.OPENAI_RESPONSES, {"previous_response_id": 5}, "previous_response_id"),
+        (Dialect.OPENAI_RESPONSES, {"stream": "yes"}, "stream"),
+        (Dialect.OPENAI_RESPONSES, {"max_output_tokens": 0}, "max_output_tokens"),
+        (Dialect.OPENAI_RESPONSES, {"max_output_tokens": MOST + 1}, "max_output_tokens"),
+        (Dialect.OPENAI_RESPONSES, {"max_output_tokens": "5"}, "max_output_tokens"),
+        (Dialect.OPENAI_RESPONSES, {"background": True}, "background"),
+        (Dialect.OPENAI_RESPONSES, {"background": "no"}, "background"),
         (Dialect.INFER, {"input": GONE}, "input"),
         (Dialect.INFER, {"input": None}, "input"),
         (Dialect.INFER, {"input": 5}, "input"),
@@ -211,6 +235,12 @@ near_requests = st.dictionaries(
             "model",
             "messages",
             "input",
+            "prompt",
+            "n",
+            "best_of",
+            "background",
+            "conversation",
+            "max_output_tokens",
             "stream",
             "stream_options",
             "max_tokens",
@@ -262,6 +292,77 @@ def test_an_anthropic_body_is_forwarded_as_it_is(extra: dict[str, Any], *, strea
     found = _valid(body, Dialect.ANTHROPIC_MESSAGES)
     assert (found.stream, found.max_output_tokens, found.size) == (bool(stream), 77, len(body))
     assert (found.body, found.strip_usage) == (None, False)
+
+
+@pytest.mark.parametrize("stream", [None, False, True])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"input": [{"role": "user", "content": "hello"}]},
+        {"input": []},
+        {"input": GONE, "prompt": {"id": "pmpt_1"}},
+        {"input": None, "previous_response_id": "resp_1"},
+        {"input": GONE, "conversation": "conv_1"},
+        {"input": GONE, "conversation": {"id": "conv_1"}},
+        {"background": False},
+        {"background": None, "stream_options": {"include_obfuscation": False}},
+    ],
+)
+def test_a_body_of_the_responses_api_is_forwarded_as_it_is(change: dict[str, Any], *, stream: bool | None) -> None:
+    # A maximum of another dialect is any unknown field here.
+    body = _body(Dialect.OPENAI_RESPONSES, stream=stream, max_output_tokens=77, max_tokens=0, **change)
+    found = _valid(body, Dialect.OPENAI_RESPONSES)
+    assert (found.stream, found.max_output_tokens, found.size) == (bool(stream), 77, len(body))
+    assert (found.body, found.strip_usage, found.choices) == (None, False, 1)
+
+
+def test_a_request_that_would_outlive_its_connection_is_refused_in_plain_words() -> None:
+    refusal = _refused(_body(Dialect.OPENAI_RESPONSES, background=True), Dialect.OPENAI_RESPONSES)
+    _assert_named(refusal, "background")
+    assert refusal.message is not None
+    assert refusal.message.endswith("the gateway follows a request by its connection.")
+
+
+@pytest.mark.parametrize(
+    ("change", "choices"),
+    [
+        ({}, 1),
+        ({"prompt": None}, 1),
+        ({"prompt": ["a", "b", "c"]}, 3),
+        ({"prompt": [1, 2, 3]}, 1),
+        ({"prompt": [[1, 2], [3]]}, 2),
+        ({"prompt": [1] * 5_000}, 1),
+        ({"prompt": ["x"] * 2_048}, 2_048),
+        ({"n": 4}, 4),
+        ({"n": None, "best_of": 3}, 3),
+        ({"n": 2, "best_of": 3}, 3),
+        ({"prompt": ["a", "b"], "n": 4}, 8),
+    ],
+)
+def test_room_is_taken_for_every_completion_that_will_be_written(change: dict[str, Any], choices: int) -> None:
+    bounded = _valid(_body(Dialect.OPENAI_COMPLETIONS, max_tokens=5, **change), Dialect.OPENAI_COMPLETIONS)
+    assert (bounded.choices, bounded.max_output_tokens) == (choices, 5 * choices)
+    unbounded = _valid(_body(Dialect.OPENAI_COMPLETIONS, **change), Dialect.OPENAI_COMPLETIONS)
+    assert (unbounded.choices, unbounded.max_output_tokens) == (choices, None)
+
+
+@pytest.mark.parametrize(
+    ("dialect", "change", "field"),
+    [
+        (Dialect.OPENAI_CHAT, {"max_tokens": 5}, "max_tokens"),
+        (Dialect.OPENAI_CHAT, {"max_completion_tokens": 5}, "max_completion_tokens"),
+        (Dialect.OPENAI_CHAT, {"max_tokens": 5, "max_completion_tokens": 7}, "max_completion_tokens"),
+        (Dialect.OPENAI_CHAT, {"max_tokens": 9, "max_completion_tokens": 7}, "max_tokens"),
+        (Dialect.OPENAI_COMPLETIONS, {"max_tokens": 5}, "max_tokens"),
+        (Dialect.OPENAI_RESPONSES, {"max_output_tokens": 5}, "max_output_tokens"),
+        (Dialect.OPENAI_RESPONSES, {}, "max_output_tokens"),
+        (Dialect.ANTHROPIC_MESSAGES, {"max_tokens": 5}, "max_tokens"),
+        (Dialect.INFER, {"max_tokens": 5}, "max_tokens"),
+    ],
+)
+def test_the_field_that_names_the_maximum_is_known(dialect: Dialect, change: dict[str, Any], field: str) -> None:
+    assert _valid(_body(dialect, **change), dialect).output_field == field
 
 
 @pytest.mark.parametrize("value", ["x", "", ["x", "y"], [1, 2], [[1, 2], [3]]])
@@ -337,24 +438,25 @@ def test_the_router_is_asked_for_usage_and_nothing_else_is_changed(body: bytes) 
         max_size=4,
     ),
     options=st.sampled_from([GONE, None, {}, {"include_usage": False}, {"include_usage": None, "x": 1}]),
+    dialect=st.sampled_from(ASKED),
     indent=st.sampled_from([None, 2]),
     ascii_only=st.booleans(),
 )
 @settings(deadline=None, max_examples=300)
 def test_any_stream_asks_for_usage_and_keeps_everything_else(
-    extra: dict[str, Any], options: Any, indent: int | None, *, ascii_only: bool
+    extra: dict[str, Any], options: Any, dialect: Dialect, indent: int | None, *, ascii_only: bool
 ) -> None:
-    ours = {"model", "input", "stream", "stream_options", "max_tokens"}
-    whole = {name: value for name, value in extra.items() if name not in ours} | INFER | {"stream": True}
+    ours = {"stream", "stream_options", "max_tokens", "max_completion_tokens", "n", "best_of"}
+    whole = {name: value for name, value in extra.items() if name not in ours} | BODIES[dialect] | {"stream": True}
     if options is not GONE:
         whole["stream_options"] = options
-    found = _valid(json.dumps(whole, indent=indent, ensure_ascii=ascii_only).encode(), Dialect.INFER)
+    found = _valid(json.dumps(whole, indent=indent, ensure_ascii=ascii_only).encode(), dialect)
     assert found.body is not None
     sent = json.loads(found.body)
     assert sent.pop("stream_options") == {**(whole.pop("stream_options", None) or {}), "include_usage": True}
     assert sent == whole
     # What we send is a request of the same kind, which asks for usage itself.
-    again = _valid(found.body, Dialect.INFER)
+    again = _valid(found.body, dialect)
     assert (again.model, again.body, again.strip_usage) == (found.model, None, False)
 
 

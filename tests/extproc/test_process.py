@@ -15,6 +15,9 @@ from authz.principal import Metering
 from authz.refusal import Reason, Refusal
 from extproc import admission as admissions
 from extproc.admission import LEASE_MS
+from extproc.idempotency import Replay
+from extproc.lifecycle import Cause
+from extproc.live import LiveRequests
 from extproc.process import SERVICE_NAME, ExternalProcessor
 from extproc.record import Admission, Degraded
 from extproc.settlement import GRACE_SECONDS
@@ -46,12 +49,19 @@ class Processing:
     """An ExternalProcessor over reservations in memory."""
 
     admitting: Admitting = field(default_factory=Admitting)
-    observed: list[Admission | Refusal] = field(default_factory=list)
+    observed: list[Admission | Refusal | Replay] = field(default_factory=list)
+    stopped: list[Cause] = field(default_factory=list)
+    live: LiveRequests = field(init=False)
     processor: ExternalProcessor = field(init=False)
 
     def __post_init__(self) -> None:
+        self.live = LiveRequests(observe=self.stopped.append)
         self.processor = ExternalProcessor(
-            self.admitting.admitter, now=self.settling.clock.now, observe=self.observed.append
+            self.admitting.admitter,
+            self.live,
+            self.admitting.once,
+            now=self.settling.clock.now,
+            observe=self.observed.append,
         )
 
     @property
@@ -277,6 +287,53 @@ async def test_a_client_that_leaves_while_room_is_taken_leaves_nothing_behind(pr
     assert not stream.written
 
 
+async def test_a_stop_that_comes_while_room_is_taken_ends_the_request_as_soon_as_it_is_let_pass(
+    processing: Processing,
+) -> None:
+    settling = processing.settling
+    settling.flaky.held = asyncio.Event()
+    async with processing.stream() as stream:
+        stream.put(_asked())
+        await _turns_until(lambda: "reserve" in settling.flaky.asked)
+        processing.live.stop(REQUEST_ID, Cause.CLIENT_CANCEL)
+        assert not stream.written
+        settling.flaky.held.set()
+        assert _marks(await stream.answer())["admitted"] == "yes"
+        assert envoy.read(await stream.answer()).immediate_response.details == "sidecar_client_cancel"
+    assert (processing.stopped, processing.live.count) == ([Cause.CLIENT_CANCEL], 0)
+    # Should its log entry be lost, it is known all the same why it ended.
+    settling.clock.ms += GRACE_MS + 1
+    await settling.settler.tick()
+    await settling.settler.finish()
+    assert [ending.cause for _, ending in settling.observed] == [Cause.CLIENT_CANCEL]
+
+
+async def test_a_stop_of_what_is_then_refused_is_not_written(processing: Processing) -> None:
+    processing.settling.flaky.held = asyncio.Event()
+    async with processing.stream() as stream:
+        stream.put(_asked({**CHAT, "max_tokens": 5000}))
+        await _turns_until(lambda: "reserve" in processing.settling.flaky.asked)
+        processing.live.stop(REQUEST_ID, Cause.CLIENT_CANCEL)
+        processing.settling.flaky.held.set()
+        _refused(await stream.answer(), Reason.EXCEEDS_LIMIT)
+    assert (list(stream.written), processing.stopped) == ([], [])
+
+
+async def test_in_line_a_stop_ends_the_stream_with_an_event_and_later_pieces_get_no_answer(
+    processing: Processing,
+) -> None:
+    async with processing.stream() as stream:
+        await _inline(stream)
+        stream.put(envoy.response_body(SSE))
+        await stream.answer()
+        processing.live.stop(REQUEST_ID, Cause.REVOKED)
+        last, ends = _streamed(envoy.read(await stream.answer()))
+        assert (b"credential_revoked" in last, ends) == (True, True)
+        stream.put(envoy.response_body(SSE), envoy.response_body(b"", end_of_stream=True))
+    assert not stream.written
+    assert processing.stopped == [Cause.REVOKED]
+
+
 async def test_what_passes_in_an_outage_is_marked_in_its_record_and_gives_its_share_back(
     processing: Processing,
 ) -> None:
@@ -316,6 +373,18 @@ async def test_when_the_stream_ends_the_settler_waits_for_the_log_and_then_settl
     await settling.settler.finish()
     assert (await processing.held())[1] == 0
     assert len(await settling.flaky.kept.read(count=10, wait_ms=0)) == 1
+
+
+async def test_an_answer_that_envoy_has_is_not_called_lost_while_its_client_reads(processing: Processing) -> None:
+    settling = processing.settling
+    async with processing.stream() as stream:
+        await _inline(stream)
+        stream.put(envoy.response_body(SSE, end_of_stream=True))
+        await stream.answer()
+    settling.clock.ms += GRACE_MS + 1
+    await settling.settler.tick()
+    await settling.settler.finish()
+    assert (await processing.held())[1] == 1
 
 
 @pytest.mark.parametrize("again", ["model", "Model", "mod\\u0065l"])
@@ -390,16 +459,18 @@ async def test_in_line_each_chunk_is_passed_and_the_usage_that_only_we_asked_for
     assert [_progress(answer) for answer in answers] == [
         {"events": 1, "bytes": len(SSE), "first_event_ms": NOON_MS},
         {"events": 2, "bytes": 2 * len(SSE)},
-        {"events": 3, "bytes": 2 * len(SSE) + len(b"data: [DONE]\n\n")},
+        {"events": 3, "bytes": 2 * len(SSE) + len(b"data: [DONE]\n\n"), "done": "yes"},
         {},
     ]
 
 
-def _progress(answer: Any) -> dict[str, float]:
+def _progress(answer: Any) -> dict[str, float | str]:
     if answer.dynamic_metadata is None:
         return {}
     fields = answer.dynamic_metadata.fields["gateway.stream"].struct_value.fields
-    return {name: value.number_value for name, value in fields.items()}
+    return {
+        name: value.number_value if value.string_value is None else value.string_value for name, value in fields.items()
+    }
 
 
 async def test_in_line_every_event_is_marked_at_first_and_then_every_eighth(processing: Processing) -> None:

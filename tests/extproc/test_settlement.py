@@ -8,15 +8,16 @@ import pytest
 
 from extproc import admission as admissions
 from extproc import ending as endings
+from extproc import lifecycle_events
 from extproc import settlement as settlements
 from extproc.ending import read
-from extproc.lifecycle import Cause
-from extproc.record import Admission, Degraded
+from extproc.lifecycle import LIVE, STOPPING, Cause, State
+from extproc.record import Admission, Degraded, UsageSource
 from extproc.settlement import GRACE_SECONDS, sweep
 from quota.reservation import Reservation
 from tests.extproc.flaky_reservations import Settling
 from tests.sidecar.embedded.processes import until
-from tests.support.values import admission, claim, held, observation, slots, tokens_a_day
+from tests.support.values import admission, claim, held, observation, progress, slots, tokens_a_day
 
 TOKENS, SLOTS = tokens_a_day(1000), slots(3)
 FINISHED = read(observation(input_tokens=7, output_tokens=30), admission())
@@ -143,6 +144,31 @@ async def test_a_closed_stream_is_settled_as_lost_only_after_the_grace(settling:
     assert await _held(settling) == (120, 0)
 
 
+@pytest.mark.parametrize("cause", sorted(STOPPING))
+async def test_a_stopped_stream_that_nobody_else_settles_ends_for_the_reason_of_its_stop(
+    settling: Settling, cause: Cause
+) -> None:
+    one = await _reserved(settling)
+    await settling.flaky.kept.renew("org_a", "a", lease_ms=20_000, progress=progress(8))
+    settling.settler.stream_closed(one, cause)
+    settling.clock.ms += GRACE_MS + 1
+    await settling.settler.tick()
+    await settling.settler.finish()
+    [(_, ending)] = settling.observed
+    assert (ending.state, ending.cause) == (State.CANCELLED, cause)
+    assert (ending.output_tokens, ending.usage_source) == (8, UsageSource.ESTIMATED)
+    assert await _held(settling) == (28, 0)
+
+
+async def test_a_stopped_stream_whose_end_is_known_ends_as_it_did(settling: Settling) -> None:
+    one = await _reserved(settling)
+    settling.settler.stream_closed(one, Cause.CLIENT_CANCEL)
+    settling.settler.settle(one, FINISHED)
+    settling.clock.ms += GRACE_MS + 1
+    await settling.settler.finish()
+    assert await _events(settling) == [("a", Cause.FINISHED)]
+
+
 @pytest.mark.parametrize("noticed_by", ["tick", "settle"])
 async def test_after_an_outage_those_who_know_the_end_come_first(settling: Settling, noticed_by: str) -> None:
     one = await _reserved(settling)
@@ -257,6 +283,24 @@ async def test_a_request_that_never_passed_is_settled_only_if_it_was_reserved(
     assert await _held(settling) == (0, 0)
 
 
+async def test_a_client_that_left_before_its_reservation_was_made_is_not_called_lost(settling: Settling) -> None:
+    one = admission(request_id="a")
+    left = read(observation(passed=False, events=0, client_gone=True), one)
+    settling.settler.settle_if_reserved(one, left)
+    await settling.settler.finish()
+    await _reserved(settling)
+    settling.settler.stream_closed(one)
+    settling.clock.ms += GRACE_MS - 1
+    await settling.settler.tick()
+    await settling.settler.finish()
+    assert await _events(settling) == [("a", Cause.CLIENT_DISCONNECT)]
+    assert await _held(settling) == (0, 0)
+    settling.clock.ms += GRACE_MS
+    await settling.settler.tick()
+    await settling.settler.finish()
+    assert len(await _events(settling)) == 1
+
+
 async def test_the_background_task_retries_until_it_is_cancelled(
     settling: Settling, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -278,7 +322,7 @@ async def test_the_sweeper_settles_what_nobody_reports_by_its_progress(settling:
     await _reserved(settling, "silent", lease_ms=10)
     await _reserved(settling, "streaming", lease_ms=10)
     await _reserved(settling, "alive", lease_ms=60_000)
-    await settling.flaky.kept.renew("org_a", "streaming", lease_ms=10, events=8)
+    await settling.flaky.kept.renew("org_a", "streaming", lease_ms=10, progress=progress(8))
     settling.clock.ms += 11
     swept = await sweep(settling.flaky, now_ms=settling.clock.ms)
     assert {(one.request_id, ending.output_tokens, ending.events) for one, ending in swept} == {
@@ -289,12 +333,48 @@ async def test_the_sweeper_settles_what_nobody_reports_by_its_progress(settling:
     assert await _held(settling) == (120 + 28 + 120, 1)
 
 
+@pytest.mark.parametrize(
+    ("why", "state", "cause"),
+    [(cause.value, State.CANCELLED, cause) for cause in sorted(STOPPING)]
+    + [("", State.FAILED, Cause.GATEWAY_LOST), ("of another version", State.FAILED, Cause.GATEWAY_LOST)],
+)
+async def test_a_request_that_was_to_be_stopped_and_is_not_reported_has_been(
+    settling: Settling, why: str, state: State, cause: Cause
+) -> None:
+    await _reserved(settling, lease_ms=10)
+    if why:
+        assert await settling.flaky.kept.stop("org_a", "a", why=why)
+    settling.clock.ms += 11
+    [(_, ending)] = await sweep(settling.flaky, now_ms=settling.clock.ms)
+    assert (ending.state, ending.cause) == (state, cause)
+    assert await _held(settling) == (120, 0), "charged by what it reserved"
+
+
+async def test_the_end_is_told_to_observers_with_the_bill_and_once(settling: Settling) -> None:
+    one = await _reserved(settling)
+    for _ in range(2):
+        settling.settler.settle(one, FINISHED)
+    await settling.settler.finish()
+    told = [lifecycle_events.decode(text) for text in settling.flaky.kept.log]
+    assert told == [lifecycle_events.admitted(one), lifecycle_events.ended(one, FINISHED)]
+
+
+async def test_a_request_that_ended_otherwise_is_not_ended_again(settling: Settling) -> None:
+    one = await _reserved(settling)
+    ends = settlements.settlement(one, FINISHED)
+    assert (ends.tenant_id, ends.progress.stage) == ("ten_a", State.COMPLETED)
+    assert set(ends.progress.after) == LIVE
+    assert await settling.flaky.kept.settle(ends)
+    lost = endings.lost(one, events=0, ended_ms=1, cause=Cause.REVOKED)
+    assert not await settling.flaky.kept.settle(settlements.settlement(one, lost))
+
+
 async def test_a_request_that_comes_to_life_again_while_it_is_swept_goes_on(settling: Settling) -> None:
     one = await _reserved(settling, lease_ms=10)
     settling.clock.ms += 11
     overdue = await settling.flaky.overdue(limit=10)
     assert len(overdue) == 1
-    await settling.flaky.kept.renew("org_a", "a", lease_ms=60_000, events=1)
+    await settling.flaky.kept.renew("org_a", "a", lease_ms=60_000, progress=progress(1))
     late = settlements.settlement(one, FINISHED, only_if_overdue=True)
     assert not await settling.flaky.settle(late)
     assert await settling.flaky.progress([("org_a", "a")]) == [1]

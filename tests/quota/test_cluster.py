@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -17,23 +18,26 @@ from quota.drift import Slice
 from quota.estimate import Delta
 from quota.redis import SHARDS, RedisReservations, key_of, shard_of
 from quota.redis_events import RedisSettledEvents
+from quota.redis_log import RedisRequestLog
 from quota.redis_repair import Charge, RedisRepair
 from quota.redis_signals import RedisSignals
+from quota.redis_stops import FOLLOW_DEADLINE_SECONDS, RedisStops
+from quota.redis_tally import RedisTally, Tally
 from quota.reservation import Exceeded, QuotaOutage, Reservation, SettledEvent
 from quota.scripts import load, run
 from sidecar.redis_client import cluster_pipe
 from store.failures import RedisFailureCounts
 from store.sessions import RedisSessions
 from tests.quota.own_cluster import ClusterNode, OwnCluster, running_cluster
-from tests.support.values import NOON_MS, amounts, claim, held, settlement, sliding, slots, tokens_a_day
+from tests.support.values import NOON_MS, amounts, claim, held, progress, settlement, sliding, slots, tokens_a_day
 
 PATIENT_SECONDS = 10.0
 ORGANIZATIONS = {shard_of(f"org_{number}"): f"org_{number}" for number in range(200)}
 OF_7: dict[str, Any] = {"organization_id": ORGANIZATIONS[7]}
 SLOT_OF_SHARD = [key_slot(key_of(shard, "").encode()) for shard in range(SHARDS)]
-# What has no end of its own is bounded otherwise: an epoch is one short string for each shard, and a stream holds only
-# what the ledger has not acknowledged.
-_STREAMS_AND_EPOCHS = (":events", ":epoch")
+# What has no end of its own is bounded otherwise: an epoch is one short string for each shard, the stream of events
+# holds only what the ledger has not acknowledged, and the others some ten thousand entries.
+_STREAMS_AND_EPOCHS = (":events", ":epoch", ":log", ":stops")
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +95,7 @@ async def test_every_shard_takes_settles_and_tells(pipe: ClusterPipe) -> None:
         answers = await asyncio.gather(*asked)
         [taken] = [number for number, answer in enumerate(answers) if isinstance(answer, Reservation)]
         assert {answer.limit.limit.name for answer in answers if isinstance(answer, Exceeded)} == {"sliding"}
-        assert await reservations.renew(organization, f"{shard}.{taken}", lease_ms=60_000, events=4)
+        assert await reservations.renew(organization, f"{shard}.{taken}", lease_ms=60_000, progress=progress(4)) == ""
         assert await reservations.progress([(organization, f"{shard}.{taken}")]) == [4]
         settled = [reservations.settle(settlement(f"{shard}.{taken}", amounts(5), **whose)) for _ in range(3)]
         assert sorted(await asyncio.gather(*settled)) == [False, False, True]
@@ -108,6 +112,66 @@ async def test_overdue_requests_of_all_shards_are_found(pipe: ClusterPipe) -> No
         await reservations.reserve(claim(f"of {shard}", held(slots(1)), organization_id=organization, lease_ms=0))
     found = await reservations.overdue(limit=1000)
     assert {each.request_id for each in found} == {f"of {shard}" for shard in range(SHARDS)}
+
+
+async def test_the_steps_and_requests_of_all_shards_are_found(pipe: ClusterPipe) -> None:
+    reservations, log, tally = RedisReservations(pipe), RedisRequestLog(pipe), RedisTally(pipe)
+    events = RedisSettledEvents(pipe, consumer="a")
+    places = await log.positions()
+    for shard, organization in ORGANIZATIONS.items():
+        whose: dict[str, Any] = {
+            "organization_id": organization,
+            "admission": b'{"request_id":"b","tenant_id":"ten_a"}',
+        }
+        for name in ("a", "b"):
+            asks = claim(name, held(slots(2)), stage="admitted", event=f"{shard}/{name}".encode(), **whose)
+            assert isinstance(await reservations.reserve(asks), Reservation)
+        ends = progress(stage="completed", event=f"{shard}/ended".encode())
+        assert await reservations.settle(settlement("b", amounts(5), progress=ends, **whose))
+        assert await reservations.stop(organization, "a", why="revoked")
+        assert await reservations.renew(organization, "a", lease_ms=1000, progress=progress(stage="streaming"))
+        found = await reservations.open_of(organization, "ten_a", limit=10)
+        assert {each.request_id: each.stage for each in found} == {"a": "streaming", "b": "completed"}
+    told, after = await log.read(places)
+    assert sorted(told) == sorted(f"{shard}/{what}".encode() for shard in ORGANIZATIONS for what in ("a", "b", "ended"))
+    assert await log.read(after) == ([], after)
+    for event in await _drain(events):
+        day = datetime.fromtimestamp(event.sequence // 1_000_000_000, UTC).date()
+        assert await tally.of(event.shard, day) == Tally(rows=1, requests=1, tokens=5, cost=0)
+        organization = ORGANIZATIONS[event.shard]
+        assert await reservations.find(organization, "b") is None
+        assert [each.request_id for each in await reservations.open_of(organization, "ten_a", limit=10)] == ["a"]
+
+
+async def test_a_stop_is_followed_through_the_cluster_and_after_its_shard_has_moved(
+    cluster: OwnCluster, pipe: ClusterPipe
+) -> None:
+    async with _piped(cluster, deadline=FOLLOW_DEADLINE_SECONDS) as own:
+        await RedisStops(pipe).ask("before", "revoked")  # the shard has the stream, which can move
+        told = RedisStops(own).follow()
+
+        async def following() -> tuple[str, str]:
+            async with asyncio.timeout(30):
+                return await anext(told)
+
+        waiting = asyncio.ensure_future(following())
+        holder = cluster.holder(SLOT_OF_SHARD[0])
+        await _until_blocked(holder)
+        await RedisStops(pipe).ask("a", "revoked")
+        assert await waiting == ("a", "revoked")
+        waiting = asyncio.ensure_future(following())
+        await _until_blocked(holder)
+        with _moving(cluster, 0) as move:
+            await asyncio.to_thread(move.carry)
+            await asyncio.to_thread(move.end)
+            await RedisStops(pipe).ask("b", "revoked")
+            assert await waiting == ("b", "revoked")
+
+
+async def _until_blocked(node: ClusterNode) -> None:
+    async with asyncio.timeout(30):
+        while not (await asyncio.to_thread(node.ask, "INFO", "clients"))["blocked_clients"]:  # noqa: ASYNC110 - its own
+            await asyncio.sleep(0.01)
 
 
 async def test_sessions_and_failure_counts_are_shared_through_the_cluster(pipe: ClusterPipe) -> None:
@@ -213,6 +277,7 @@ def test_the_key_of_each_kind_of_command_is_found() -> None:
         ("EVAL", "source", 1, key),
         ("XGROUP", "CREATE", key, "ledger", "0"),
         ("XREADGROUP", "GROUP", "ledger", "a", "COUNT", 1, "STREAMS", key, ">"),
+        ("XREAD", "COUNT", 1, "BLOCK", 1000, "STREAMS", key, "0-0"),
     )
     assert {slot_of(command) for command in commands} == {SLOT_OF_SHARD[7]}
 

@@ -16,7 +16,7 @@ from quota.reservation import Exceeded, QuotaOutage, Reservation
 from quota.scripts import Script, load, run
 from tests.quota.own_redis import OwnRedis
 from tests.quota.worlds import piped, reserving, used
-from tests.support.values import amounts, claim, held, settlement, slots, tokens_a_day
+from tests.support.values import amounts, claim, held, progress, settlement, slots, tokens_a_day
 
 SCRIPTS = ["reserve", "settle", "renew", "overdue", "standings"]
 
@@ -225,7 +225,7 @@ async def test_a_dead_redis_is_an_outage_and_is_used_again_once_it_is_back(own_r
             reservations.reserve(claim("b", held(limit))),
             reservations.settle(settlement("a")),
             reservations.release("org_a", "a"),
-            reservations.renew("org_a", "a", lease_ms=1, events=1),
+            reservations.renew("org_a", "a", lease_ms=1, progress=progress(1)),
             reservations.progress([("org_a", "a")]),
             reservations.overdue(limit=1),
         )

@@ -18,7 +18,7 @@ from quota.redis import SHARDS, RedisReservations, key_of, shard_of
 from quota.reservation import Exceeded, QuotaOutage, Reservation
 from quota.scripts import load
 from tests.quota.worlds import make_whole, over, piped, reserving, used
-from tests.support.values import NOON_MS, amounts, claim, held, settlement, sliding, slots, tokens_a_day
+from tests.support.values import NOON_MS, amounts, claim, held, progress, settlement, sliding, slots, tokens_a_day
 
 LIMITS = held(sliding(9), tokens_a_day(900), slots(9))
 TOO_LATE = 4
@@ -36,22 +36,23 @@ async def test_all_keys_of_an_organization_share_one_hash_tag(redis: Redis, rese
         await redis.flushdb()
         await make_whole(redis)
         for name in ("open", "settled"):
-            await reservations.reserve(claim(name, LIMITS, amounts(7), organization_id=organization))
+            asks = claim(name, LIMITS, amounts(7), organization_id=organization, event=b"admitted")
+            await reservations.reserve(asks)
         await reservations.settle(settlement("settled", organization_id=organization))
         keys = {_text(key) for key in await redis.keys()} - epochs
-        assert len(keys) == 7, "two records, leases, three counters, events"
+        assert len(keys) == 10, "two records, leases, three counters, events, log, live requests, tally"
         # Redis Cluster, "hash tags": what is between the first { and the first } after it.
         assert {re.search(r"\{(.*?)\}", key).group(1) for key in keys} == {f"{shard_of(organization):02}"}  # type: ignore[union-attr]
         assert all(key.startswith("igw1:{") for key in keys)
 
 
-async def test_every_key_expires_by_itself_but_the_events_and_epochs(
+async def test_every_key_expires_by_itself_but_the_streams_and_epochs(
     redis: Redis, reservations: RedisReservations
 ) -> None:
-    await reservations.reserve(claim("open", LIMITS, amounts(7)))
+    await reservations.reserve(claim("open", LIMITS, amounts(7), event=b"admitted"))
     await reservations.settle(settlement("settled", admission=b"x"))
     lasting = {_text(key).rpartition(":")[2] for key in await redis.keys() if await redis.ttl(key) < 0}
-    assert lasting == {"events", "epoch"}
+    assert lasting == {"events", "log", "epoch"}
 
 
 async def test_a_counter_expires_when_its_window_has_passed_and_a_burst_when_it_has_drained(
@@ -75,6 +76,23 @@ async def test_the_lease_of_a_record_that_is_gone_is_dropped(redis: Redis, reser
     await redis.delete(f"igw1:{{{shard_of('org_a'):02}}}:request:lost")
     assert await reservations.overdue(limit=10) == []
     assert await redis.zcard(f"igw1:{{{shard_of('org_a'):02}}}:leases") == 0
+
+
+async def test_requests_that_are_gone_leave_the_list_of_their_tenant(
+    redis: Redis, reservations: RedisReservations
+) -> None:
+    live = key_of(shard_of("org_a"), "live", "ten_a")
+    for number in range(7):
+        await reservations.reserve(claim(f"r{number}", held()))
+        await redis.zadd(live, {f"r{number}": number})
+    for expired in ("r6", "r4", "r3"):
+        await redis.delete(key_of(shard_of("org_a"), "request", expired))
+    # The ledger has it, and who said so died before it was taken from the list.
+    await reservations.settle(settlement("r2"))
+    await redis.hdel(key_of(shard_of("org_a"), "request", "r2"), "admission", "ending")
+    for limit, found in ((2, ["r5", "r1"]), (9, ["r5", "r1", "r0"])):
+        assert [each.request_id for each in await reservations.open_of("org_a", "ten_a", limit=limit)] == found
+    assert await redis.zrange(live, 0, -1) == [b"r0", b"r1", b"r5"]
 
 
 async def test_counters_that_are_not_whole_are_an_outage_until_somebody_says_they_are(
@@ -122,7 +140,7 @@ async def test_a_reservation_that_the_version_before_made_is_renewed_and_settled
     )
     await redis.hset(day, mapping={"20000": 450, "sum": 450, "first": 20000})
     await redis.zadd(slot, {"old": NOON_MS * 2})
-    assert await reservations.renew("org_a", "old", lease_ms=60_000, events=3)
+    assert await reservations.renew("org_a", "old", lease_ms=60_000, progress=progress(3)) == ""
     assert isinstance(await reservations.reserve(claim("old", LIMITS)), Reservation)
     assert await reservations.settle(settlement("old", amounts(100)))
     assert await redis.hmget(day, ["20000", "sum"]) == [b"150", b"150"]

@@ -11,7 +11,7 @@ from quota.charges import NOTHING, Charges
 from quota.limit import Limit, Mode, Unit, Window
 from quota.reservation import Reservation, Settlement, Standing
 from tests.quota.worlds import World, all_events, refused, reserved, used, uses
-from tests.support.values import amounts, claim, held, settlement, sliding, slots, tokens_a_day
+from tests.support.values import amounts, claim, held, progress, settlement, sliding, slots, tokens_a_day
 
 TOKENS = tokens_a_day(1000)
 REQUESTS = sliding(3)
@@ -192,7 +192,7 @@ async def test_an_unknown_request_is_left_alone(world: World) -> None:
     assert not await world.reservations.settle(settlement("a", amounts(10)))
     assert not await world.reservations.settle(settlement("a", amounts(10), only_if_overdue=True))
     assert not await world.reservations.release("org_a", "a")
-    assert not await world.reservations.renew("org_a", "a", lease_ms=1000, events=1)
+    assert await world.reservations.renew("org_a", "a", lease_ms=1000, progress=progress(1)) is None
     assert await all_events(world.events) == []
 
 

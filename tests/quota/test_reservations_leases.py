@@ -1,7 +1,7 @@
 """Leases, in memory and over a real Redis: how long a slot is held, and who is not reported any more."""
 
 from tests.quota.worlds import World, all_events, refused, reserved, used, uses
-from tests.support.values import amounts, held, settlement, slots, tokens_a_day
+from tests.support.values import amounts, held, progress, settlement, slots, tokens_a_day
 
 TOKENS = tokens_a_day(1000)
 SLOTS = slots(2)
@@ -37,7 +37,7 @@ async def test_only_if_overdue_leaves_a_running_lease_alone(world: World) -> Non
 async def test_renewing_keeps_the_slot_and_the_lease(world: World) -> None:
     limit = slots(1)
     await reserved(world, "a", held(limit), lease_ms=200)
-    assert await world.reservations.renew("org_a", "a", lease_ms=60_000, events=3)
+    assert await world.reservations.renew("org_a", "a", lease_ms=60_000, progress=progress(3)) == ""
     await world.pass_time(250)
     assert (await refused(world, "b", held(limit))).used == 1
     assert await world.reservations.overdue(limit=10) == []
@@ -47,7 +47,7 @@ async def test_renewing_keeps_the_slot_and_the_lease(world: World) -> None:
 async def test_a_settled_request_cannot_be_renewed(world: World) -> None:
     await reserved(world, "a", held(SLOTS))
     await world.reservations.settle(settlement("a"))
-    assert not await world.reservations.renew("org_a", "a", lease_ms=60_000, events=3)
+    assert await world.reservations.renew("org_a", "a", lease_ms=60_000, progress=progress(3)) is None
     assert await used(world.reservations, SLOTS) == 0
     assert await world.reservations.overdue(limit=10) == []
 
@@ -57,7 +57,7 @@ async def test_overdue_names_who_is_not_reported_any_more_with_the_furthest_prog
     await reserved(world, "silent", NONE, lease_ms=20)
     await reserved(world, "stopped", NONE, lease_ms=20)
     for events in (4, 9, 6):  # entries of the access log may overtake each other
-        assert await world.reservations.renew("org_a", "stopped", lease_ms=20, events=events)
+        assert await world.reservations.renew("org_a", "stopped", lease_ms=20, progress=progress(events)) == ""
     await reserved(world, "ended", NONE, lease_ms=20)
     await world.reservations.settle(settlement("ended"))
     await world.pass_time(21)
@@ -80,7 +80,7 @@ async def test_who_is_reported_again_after_its_lease_holds_its_slot_again_even_a
     limit = slots(1)
     await reserved(world, "silent", held(limit), lease_ms=0)
     await reserved(world, "next", held(limit))
-    assert await world.reservations.renew("org_a", "silent", lease_ms=60_000, events=1)
+    assert await world.reservations.renew("org_a", "silent", lease_ms=60_000, progress=progress(1)) == ""
     assert (await refused(world, "third", held(limit))).used == 2
     await world.reservations.settle(settlement("next"))
     assert (await refused(world, "third", held(limit))).used == 1, "as long as it runs"

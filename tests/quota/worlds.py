@@ -14,7 +14,7 @@ from quota.charges import Charges
 from quota.limit import Limit
 from quota.memory import MemoryReservations
 from quota.pipe import RedisPipe
-from quota.redis import SHARDS, RedisReservations, key_of
+from quota.redis import SHARDS, RedisReservations, key_of, shard_of
 from quota.redis_events import RedisSettledEvents
 from quota.reservation import Exceeded, Reservation, Reservations, SettledEvent, SettledEvents
 from tests.support.values import ORGANIZATION, Clock, claim, held
@@ -31,6 +31,8 @@ class World(Protocol):
 
     @property
     def events(self) -> SettledEvents: ...
+
+    async def log(self) -> list[bytes]: ...
 
     async def now_ms(self) -> int: ...
 
@@ -50,6 +52,9 @@ class MemoryWorld:
     def events(self) -> SettledEvents:
         return self.memory
 
+    async def log(self) -> list[bytes]:
+        return list(self.memory.log)
+
     async def now_ms(self) -> int:
         return self.clock.ms
 
@@ -64,6 +69,10 @@ class RedisWorld:
     redis: Redis
     reservations: RedisReservations
     events: RedisSettledEvents
+
+    async def log(self) -> list[bytes]:
+        entries: Any = await self.redis.xrange(key_of(shard_of(ORGANIZATION), "log"))
+        return [fields[b"event"] for _, fields in entries]
 
     async def now_ms(self) -> int:
         seconds, micros = await self.redis.time()
@@ -107,6 +116,12 @@ async def reserving(redis: Redis, *, deadline: float = PATIENT_SECONDS) -> Async
 async def make_whole(redis: Redis) -> None:
     """Say that the counters of all shards are whole, as nothing has been counted yet."""
     await redis.mset({key_of(shard, "epoch"): "1" for shard in range(SHARDS)})
+
+
+async def fill(redis: Redis, stream: str) -> None:
+    """Put more into a stream than it is to hold."""
+    script = "for _ = 1, 10500 do redis.call('XADD', KEYS[1], '*', 'event', '') end"
+    await redis.eval(script, 1, stream)
 
 
 async def used(reservations: Reservations, limit: Limit, *, organization: str = ORGANIZATION) -> int:

@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 
 import tests.wire.first_import  # noqa: F401 - before the writer, which serves the access log
 from extproc import admission as admissions
-from extproc import ending as endings
+from extproc import settlement as settlements
 from extproc.record import Admission
 from quota.applied import AppliedLimits, applied
 from quota.charges import Charges
@@ -123,6 +123,7 @@ class Gateway:
         one = await self.admission(**changes)
         claim = Claim(
             organization_id=one.organization_id,
+            tenant_id=one.tenant_id,
             request_id=one.request_id,
             limits=await self.limits(one),
             amounts=RESERVED,
@@ -208,13 +209,7 @@ def charges(dice: random.Random) -> Charges:
 
 def settlement(one: Admission, charged: Charges) -> Settlement:
     ending = usage_record(ended_ms=one.admitted_ms + 5, charges=charged).ending
-    return Settlement(
-        organization_id=one.organization_id,
-        request_id=one.request_id,
-        charges=charged,
-        ending=endings.encode(ending),
-        admission=admissions.encode(one),
-    )
+    return settlements.settlement(one, ending)
 
 
 async def furnish(pool: Pool) -> None:

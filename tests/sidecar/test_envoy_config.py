@@ -26,8 +26,11 @@ ADDRESSES = EnvoyAddresses(
     cors_origins=("https://app.example", "http://localhost:3000"),
 )
 HTTP = "static_resources.listeners.0.filter_chains.0.filters.0.typed_config"
-# One file is easier to bring to a machine than two.
-LUA_CODE = f"{HTTP}.http_filters.envoy.filters.http.lua.typed_config.default_source_code"
+# One file is easier to bring to a machine than three.
+LUA_CODE = {
+    f"{HTTP}.http_filters.{name}.typed_config.default_source_code": script
+    for name, script in (("envoy.filters.http.lua", "meter.lua"), ("gateway.usage", "usage.lua"))
+}
 TLS = "static_resources.listeners.0.filter_chains.0.transport_socket.typed_config"
 PAIR = f"{TLS}.common_tls_context.tls_certificates.0"
 CLIENT_CA = f"{TLS}.common_tls_context.validation_context.trusted_ca.filename"
@@ -51,7 +54,7 @@ CHANGED = {
     f"{ORIGINS}.1.exact": "http://localhost:3000",
     f"{HTTP}.http_filters.envoy.filters.http.buffer.typed_config.max_request_bytes": 2_000_000,
     f"{HTTP}.http_filters.gateway.hold_headers.typed_config.max_request_bytes": 2_065_536,
-    f"{LUA_CODE}.inline_string": shipped("meter.lua").read_text(),
+    **{f"{code}.inline_string": shipped(script).read_text() for code, script in LUA_CODE.items()},
 }
 
 
@@ -85,7 +88,8 @@ def _endpoints(config: Any) -> dict[str, list[list[Any]]]:
 def test_only_addresses_paths_and_numbers_are_replaced() -> None:
     before = _without_clusters(yaml.safe_load(shipped("envoy.yaml").read_text()))
     after = _without_clusters(yaml.safe_load(render(ADDRESSES)))
-    in_place = [place.replace(f"{LUA_CODE}.filename", f"{LUA_CODE}.inline_string") for place in before]
+    inlined = {f"{code}.filename": f"{code}.inline_string" for code in LUA_CODE}
+    in_place = [inlined.get(place, place) for place in before]
     assert in_place == [place for place in after if ORIGINS not in place], (
         "in the same order: filters run as they stand"
     )
@@ -120,7 +124,7 @@ def test_the_shipped_file_renders_to_itself_with_its_own_addresses() -> None:
     differing = {
         place for (place, one), (_, other) in zip(_leaves(again), _leaves(original), strict=True) if one != other
     }
-    assert differing == {f"{LUA_CODE}.inline_string"}
+    assert differing == {f"{code}.inline_string" for code in LUA_CODE}
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import h2.config
+import h2.connection
+import h2.events
 import pytest
 
 from sidecar.grpc_server import GrpcServer, _GrpcStream
@@ -55,10 +58,11 @@ async def _serving(
     unary: Callable[[bytes], Awaitable[bytes]] = _echo,
     stream: Handler = _echo_all,
     endless: bool = False,
+    max_body_bytes: int = BODY_LIMIT,
 ) -> AsyncIterator[Served]:
     service = Service(name=NAME, unary={"Unary": unary}, streams={"Stream": stream}, endless=endless)
     errors: list[Exception] = []
-    server = GrpcServer([service], path=path, max_body_bytes=BODY_LIMIT, observe_error=errors.append)
+    server = GrpcServer([service], path=path, max_body_bytes=max_body_bytes, observe_error=errors.append)
     await server.start()
     sizes = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
     try:
@@ -94,6 +98,15 @@ async def test_a_message_beyond_the_limit_is_refused_and_the_server_goes_on(path
             await served.unary(b"x" * (BODY_LIMIT + 2 * MEGABYTE))
         assert failed.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert await served.unary(b"x") == b"x"
+
+
+async def test_an_answer_in_line_comes_in_larger_messages_than_a_small_limit_on_requests(path: Path) -> None:
+    piece = b"x" * (2 * MEGABYTE + 1000)
+    async with _serving(path, max_body_bytes=1024) as served:
+        call = served.stream()
+        await call.write(piece)
+        assert await _read(call) == piece
+        await call.done_writing()
 
 
 async def test_a_stream_passes_messages_in_order_and_ends_when_the_client_is_done(path: Path) -> None:
@@ -293,3 +306,26 @@ async def test_only_the_owner_may_connect(path: Path) -> None:
     async with _serving(path):
         found = os.stat(path)  # noqa: PTH116 - a socket is local
         assert (stat.S_IMODE(found.st_mode), found.st_uid) == (0o600, os.getuid())
+
+
+async def test_a_peer_that_asks_for_signs_of_life_is_given_them(path: Path) -> None:
+    """As Envoy does every few seconds while nothing but a long answer passes."""
+    async with _serving(path):
+        reader, writer = await asyncio.open_unix_connection(path)
+        connection = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True))
+        connection.initiate_connection()
+        method = f"/{NAME}/Stream"
+        head = {":method": "POST", ":scheme": "http", ":path": method, ":authority": "x", "te": "trailers"}
+        connection.send_headers(1, list({**head, "content-type": "application/grpc"}.items()))
+        answered = 0
+        for number in range(10):
+            connection.ping(number.to_bytes(8, "big"))
+            writer.write(connection.data_to_send())
+            while answered <= number:
+                async with asyncio.timeout(20):
+                    events = connection.receive_data(await reader.read(65_536))
+                assert not any(isinstance(event, h2.events.ConnectionTerminated) for event in events)
+                answered += sum(isinstance(event, h2.events.PingAckReceived) for event in events)
+                writer.write(connection.data_to_send())
+        writer.close()
+        await writer.wait_closed()

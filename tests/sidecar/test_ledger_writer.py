@@ -31,7 +31,7 @@ from tests.quota.own_redis import OwnRedis, running
 from tests.quota.worlds import piped
 from tests.sidecar.embedded.processes import until
 from tests.sidecar.reconciling import SHARD, Gateway, Lines, charges, expected, gateway, seeded
-from tests.support.values import admission, observation
+from tests.support.values import admission, observation, progress
 
 
 @dataclass(slots=True)
@@ -207,7 +207,9 @@ async def test_an_event_that_cannot_be_read_is_logged_and_holds_up_no_other(
     await writing.reservations.settle(
         Settlement(
             organization_id="org_a",
+            tenant_id="ten_a",
             request_id="unreadable",
+            progress=progress(stage="completed"),
             charges=NOTHING,
             admission=admissions.encode(record.admission) if admitted is None else admitted,
             ending=endings.encode(record.ending) if ending is None else ending,

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import msgspec
 import pytest
 
+from authz.caps import Caps
 from authz.directory import Directory, DirectoryOutage
 from authz.principal import Handle, Metering, Principal, PrincipalKind, Secret, Tenant
 from authz.scope import Scope
@@ -102,7 +103,8 @@ class PostgresWorld:
         suspended = JANUARY if tenant.organization_suspended else None
         carried = msgspec.json.encode(tenant.organization_limits).decode()
         await self.insert("organizations", id=tenant.organization_id, name="A", suspended_at=suspended, limits=carried)
-        plan = {"limits": limits, "metering": tenant.metering, "priority": tenant.priority}
+        caps = {f"max_{name}": value for name, value in msgspec.structs.asdict(tenant.caps).items()}
+        plan = {"limits": limits, "metering": tenant.metering, "priority": tenant.priority, **caps}
         await self.insert("plans", name=tenant.plan, **plan)
         await self.insert(
             "tenants",
@@ -185,6 +187,7 @@ def of_tenant(principal: Principal, **changes: Any) -> Principal:
         {"routing_policy": '{"defaultStrategy":"cheapest"}'},
         {"organization_limits": (tokens_per_day(3), concurrent_requests(1))},
         {"time_zone": "Europe/Berlin", "priority": 0},
+        {"caps": Caps(stream_seconds=600, output_tokens=4096, response_bytes=10**12)},
     ],
     ids=str,
 )

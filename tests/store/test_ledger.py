@@ -1,18 +1,30 @@
 """The ledger: every record once, whatever is repeated, and sums that are right."""
 
 import asyncio
+import json
 from datetime import UTC, datetime, timedelta
 
 import asyncpg
+import msgspec
 import pytest
 
+import tests.wire.first_import  # noqa: F401 - before the access log's messages
+from authz import grant as grants
+from extproc import access_log
+from extproc import admission as admissions
+from extproc.admission import Tariff
+from extproc.inference_request import InferenceRequest
 from extproc.lifecycle import Cause, State
 from extproc.record import Degraded, UsageRecord, UsageSource
 from quota.charges import Charges
+from quota.estimate import Estimates
+from quota.rate_card import RateCard
 from store import ledger
+from store import usage as sums
 from store.database import DatabaseOutage, Pool, open_pool
-from store.ledger import GroupBy, UnwritableRecords, UsageTotal
+from store.ledger import UnwritableRecords
 from tests.support.records import DAY, NOON, usage_record
+from tests.support.values import arrival, grant
 
 NEW_YEAR = datetime(2026, 1, 1, tzinfo=UTC)
 BIGINT = 2**63 - 1
@@ -40,6 +52,7 @@ async def test_no_records_are_no_work() -> None:
         ),
         usage_record(charges=Charges(tokens=3), degraded=Degraded.OPEN, reserved_ms=NOON + 3, settlement=BIGINT),
         usage_record(settlement=0),
+        usage_record(dispatched_ms=NOON + 5, routing_snapshot='{"why": [1, null], "model": "m"}', actual_cost="0.25"),
         usage_record(model='gpt "5" \\u0000 \N{SNOWMAN} \n', stream=False, ended_ms=NOON + 999),
     ],
 )
@@ -89,8 +102,9 @@ async def test_writers_that_share_records_write_each_once(pool: Pool) -> None:
         usage_record(charges=Charges(cost=-1)),
         usage_record(charges=Charges(tokens=2**63)),
         usage_record(settlement=2**63),
+        usage_record(model="".join(map(chr, range(0x4E00, 0x4E00 + 3000)))),
     ],
-    ids=["id", "negative", "too large", "negative cost", "too large a charge", "too far"],
+    ids=["id", "negative", "too large", "negative cost", "too large a charge", "too far", "too long a model"],
 )
 async def test_a_bad_record_does_not_hold_up_the_others(pool: Pool, bad: UsageRecord) -> None:
     good = [usage_record() for _ in range(30)]
@@ -110,6 +124,44 @@ async def test_a_model_that_postgres_cannot_hold_is_written_all_the_same(pool: P
 
 
 @pytest.mark.parametrize(
+    "words",
+    ["{", '{"a": "\\u0000"}', '"\\ud800"', "1e999999", "[" * 30_000 + "]" * 30_000, "\0", '{"a":1} x', "NaN"],
+    ids=["torn", "null character", "half a pair", "too large", "too deep", "raw null", "more", "no JSON"],
+)
+@pytest.mark.parametrize("field", ["routing_snapshot", "actual_cost"])
+async def test_what_the_router_said_is_worth_no_row(pool: Pool, field: str, words: str) -> None:
+    bad = usage_record(**{field: words})
+    batch = [usage_record(), bad, usage_record(routing_snapshot='{"a": 1}', actual_cost="2")]
+    assert await ledger.write(pool, batch) == 3
+    assert await ledger.write(pool, batch) == 0
+    found = await ledger.find(pool, bad.admission.request_id)
+    assert found is not None
+    assert json.loads(getattr(found.ending, field)) == words.replace("\0", "\N{REPLACEMENT CHARACTER}")
+    assert msgspec.structs.replace(found.ending, **{field: words}) == bad.ending
+    assert await ledger.find(pool, batch[2].admission.request_id) == batch[2]
+
+
+async def test_requests_of_several_months_are_found_by_their_ids_alone(pool: Pool) -> None:
+    batch = [usage_record(received_ms=NOON + month * 31 * DAY) for month in range(-30, 30, 7)]
+    assert await ledger.write(pool, batch) == len(batch)
+    assert await ledger.write(pool, batch[::-1]) == 0
+    for record in batch:
+        assert await ledger.find(pool, record.admission.request_id) == record
+
+
+def test_every_way_to_a_requests_record_says_the_same_time_of_receipt() -> None:
+    # Its row is in the partition of that time, and is one row only because nobody ever says another.
+    arrived = arrival(received_ms=NOON)
+    body = InferenceRequest(model="demo", stream=True, max_output_tokens=9, size=8)
+    tariff = Tariff(estimates=Estimates(), rates=RateCard())
+    admitted = admissions.admit(grant(), arrived, body, tariff, now_ms=NOON + 9)
+    never_answered = access_log._unanswered(grants.encode(grant()), msgspec.json.encode(arrived).decode())
+    kept = admissions.decode(admissions.encode(admitted))
+    assert admitted.received_ms == never_answered.received_ms == kept.received_ms == NOON
+    assert admitted.request_id == never_answered.request_id == kept.request_id
+
+
+@pytest.mark.parametrize(
     "statement",
     ["UPDATE inference_requests SET status = 1", "DELETE FROM inference_requests", "TRUNCATE inference_requests"],
 )
@@ -126,25 +178,6 @@ async def test_an_outage_says_so() -> None:
     await pool.close()
 
 
-async def test_usage_by_day(pool: Pool) -> None:
-    await _write_a_week(pool)
-    first, second = await _usage(pool, tenant="ten_a", group_by=GroupBy.DAY)
-    assert first == UsageTotal(
-        group="2026-01-01",
-        requests=2,
-        completed=2,
-        input_tokens=20,
-        output_tokens=60,
-        estimated=0,
-        cached_tokens=3,
-        reasoning_tokens=7,
-        cost_micros=5_000_001,
-    )
-    assert second == UsageTotal(
-        group="2026-01-02", requests=1, completed=0, input_tokens=10, output_tokens=3, estimated=1, cost_micros=9
-    )
-
-
 async def test_what_was_written_before_there_were_charges_is_read_and_summed(pool: Pool) -> None:
     record = usage_record(cached_tokens=1, charges=Charges(cost=2), input_bytes=3, reserved_ms=NOON, settlement=4)
     await ledger.write(pool, [record])
@@ -154,52 +187,7 @@ async def test_what_was_written_before_there_were_charges_is_read_and_summed(poo
     await pool.execute(f"UPDATE inference_requests SET {' = NULL, '.join(columns)} = NULL")  # noqa: S608 - constants
     found = await ledger.find(pool, record.admission.request_id)
     assert found == usage_record(request_id=record.admission.request_id)
-    [total] = await _usage(pool, tenant=None, group_by=GroupBy.MODEL)
-    assert (total.requests, total.cached_tokens, total.reasoning_tokens, total.cost_micros) == (1, 0, 0, 0)
-
-
-async def test_usage_by_model(pool: Pool) -> None:
-    await _write_a_week(pool)
-    totals = await _usage(pool, tenant=None, group_by=GroupBy.MODEL)
-    assert [(total.group, total.requests, total.output_tokens) for total in totals] == [
-        ("demo", 2, 33),
-        ("large", 1, 30),
-        ("other", 1, 5),
-    ]
-
-
-async def test_usage_by_tenant(pool: Pool) -> None:
-    await _write_a_week(pool)
-    totals = await _usage(pool, tenant=None, group_by=GroupBy.TENANT)
-    assert [(total.group, total.requests) for total in totals] == [("ten_a", 3), ("ten_b", 1)]
-
-
-async def test_the_end_of_the_span_is_not_in_it(pool: Pool) -> None:
-    await ledger.write(pool, [usage_record(ended_ms=NOON)])
-    noon = datetime.fromtimestamp(NOON / 1000, UTC)
-    for since, until, count in (
-        (noon, noon + timedelta(milliseconds=1), 1),
-        (noon - timedelta(days=1), noon, 0),
-    ):
-        found = await ledger.usage(pool, tenant=None, since=since, until=until, group_by=GroupBy.DAY)
-        assert len(found) == count
-
-
-async def _write_a_week(pool: Pool) -> None:
-    tomorrow = usage_record(
-        ended_ms=NOON + DAY,
-        state=State.FAILED,
-        output_tokens=3,
-        usage_source=UsageSource.ESTIMATED,
-        charges=Charges(cost=9),
+    [total] = await sums.usage(
+        pool, tenant=None, since=NEW_YEAR, until=NEW_YEAR + timedelta(days=1), group_by=sums.GroupBy.MODEL
     )
-    dear = usage_record(cached_tokens=3, reasoning_tokens=7, charges=Charges(cost=5_000_000))
-    large = usage_record(model="large", charges=Charges(cost=1))
-    other = usage_record(tenant_id="ten_b", model="other", output_tokens=5)
-    too_late = usage_record(ended_ms=NOON + 8 * DAY)
-    await ledger.write(pool, [dear, large, tomorrow, other, too_late])
-
-
-async def _usage(pool: Pool, *, tenant: str | None, group_by: GroupBy) -> list[UsageTotal]:
-    until = NEW_YEAR + timedelta(days=7)
-    return await ledger.usage(pool, tenant=tenant, since=NEW_YEAR, until=until, group_by=group_by)
+    assert (total.requests, total.cached_tokens, total.reasoning_tokens, total.cost_micros) == (1, 0, 0, 0)

@@ -1,6 +1,7 @@
 """The schema: from nothing to the newest revision, once, however many ask for it."""
 
 import asyncio
+from uuid import uuid4
 
 import pytest
 from alembic import command
@@ -154,3 +155,39 @@ async def test_a_ledger_and_limits_of_before_quotas_come_along(empty_database: s
         assert {plan.name: plan.priority for plan in await plans.list_plans(pool)} == {"free": 1, "own": 5, "pro": 5}
         # What workers hold of a plan whose priority is another now is of an older version.
         assert await pool.fetchval("SELECT version FROM plans WHERE name = 'free'") > before
+
+
+_MONTHS_OF_BEFORE = (1_700_000_000_000, 1_701_388_799_999, 1_701_388_800_000, NOON, 0)
+"""14 and 30 November 2023, the last millisecond of that month and the next one, January 2026, and no time at all."""
+
+
+async def test_a_ledger_that_was_one_table_comes_along_with_every_row_and_right(empty_database: str) -> None:
+    await _to_revision(empty_database, "0004")
+    records = [usage_record(received_ms=each, admitted_ms=each, ended_ms=each) for each in _MONTHS_OF_BEFORE]
+    role = f"reader_{uuid4().hex[:12]}"
+    async with opened(empty_database) as pool:
+        for record in records:
+            await pool.execute(_ROW_OF_BEFORE, record.admission.request_id, record.admission.received_ms)
+        await pool.execute(f"CREATE ROLE {role}")
+        await pool.execute(f"GRANT SELECT, INSERT ON inference_requests TO {role}")
+        await migrate(empty_database)
+        rows = await pool.fetch("SELECT tableoid::regclass::text AS part FROM inference_requests ORDER BY received_at")
+        months = ("1970_01", "2023_11", "2023_11", "2023_12", "2026_01")
+        assert [row["part"] for row in rows] == [f"inference_requests_{month}" for month in months]
+        for record in records:
+            found = await ledger.find(pool, record.admission.request_id)
+            assert found is not None
+            assert found.admission.received_ms == record.admission.received_ms
+        assert await ledger.write(pool, records) == 0, "each is known as the same request"
+        rights = ("SELECT", "INSERT", "UPDATE", "DELETE")
+        held = [await pool.fetchval(_MAY, role, right) for right in rights]
+        assert held == [True, True, False, False]
+        assert await pool.fetchval(
+            "SELECT has_function_privilege($1, 'ensure_ledger_partition(date)', 'EXECUTE')", role
+        )
+        await pool.execute(f"DROP OWNED BY {role}")
+        await pool.execute(f"DROP ROLE {role}")
+
+
+_MAY = "SELECT has_table_privilege($1, 'inference_requests', $2)"
+_MAY_MAKE = "SELECT has_function_privilege($1, 'ensure_ledger_partition(date)', 'EXECUTE')"

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from authz.caps import NO_CAPS, Caps
 from authz.principal import Metering
 from quota.limit import Limit, concurrent_requests, requests_per_minute, tokens_per_day
 from store import plans, tenants
@@ -140,3 +141,32 @@ async def test_priorities_that_are_none(pool: Pool, priority: int) -> None:
     await refused(plans.put(pool, odd, trail=TRAIL), "priority")
     await plans.create(pool, TAILORED, trail=TRAIL)
     await refused(update(pool, priority=priority), "priority")
+
+
+CAPPED = Caps(stream_seconds=600, output_tokens=4096, response_bytes=1_000_000)
+
+
+async def test_a_plan_has_caps(pool: Pool) -> None:
+    assert {plan.caps for plan in await list_plans(pool)} == {NO_CAPS}
+    made = await plans.create(pool, replace(TAILORED, caps=CAPPED), trail=TRAIL)
+    assert made == await find_plan(pool, "tailored") == await update(pool, output_tokens=4096)
+    assert (await update(pool, stream_seconds=0)).caps == Caps(output_tokens=4096, response_bytes=1_000_000)
+    assert (await update(pool, metering=Metering.INLINE)).caps == Caps(output_tokens=4096, response_bytes=1_000_000)
+    changes = [(change["before"], change["after"]) for change in (await audited(pool))[1:]]
+    assert changes[0] == ({"max_stream_seconds": 600}, {"max_stream_seconds": 0})
+    assert [set(after) for _, after in changes] == [{"max_stream_seconds"}, {"metering"}]
+    await plans.put(pool, TAILORED, trail=TRAIL)
+    assert await find_plan(pool, "tailored") == TAILORED
+
+
+@pytest.mark.parametrize(
+    ("field", "most"), [("stream_seconds", 31 * 86_400), ("output_tokens", 10**9), ("response_bytes", 10**12)]
+)
+async def test_caps_have_bounds_and_the_field_is_named(pool: Pool, field: str, most: int) -> None:
+    await plans.create(pool, TAILORED, trail=TRAIL)
+    for odd in (-1, most + 1, 2**70):
+        plan = Plan(name="odd", limits=(), caps=Caps(**{field: odd}))
+        await refused(plans.create(pool, plan, trail=TRAIL), f"max_{field}", str(odd))
+        await refused(plans.put(pool, plan, trail=TRAIL), f"max_{field}")
+        await refused(update(pool, **{field: odd}), f"max_{field}")
+    assert (await update(pool, **{field: most})).caps == Caps(**{field: most})

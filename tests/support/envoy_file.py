@@ -9,6 +9,7 @@ from sidecar.envoy_config import shipped
 
 YAML = shipped("envoy.yaml").read_text()
 LUA = shipped("meter.lua").read_text()
+USAGE_LUA = shipped("usage.lua").read_text()
 CONFIG: dict[str, Any] = yaml.safe_load(YAML)
 MANAGER: dict[str, Any] = CONFIG["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
 FILTERS: dict[str, Any] = {entry["name"]: entry["typed_config"] for entry in MANAGER["http_filters"]}

@@ -85,6 +85,8 @@ class Gateway:
     env: dict[str, str]
     workers: int
     postgres_options: tuple[str, ...] = FAST
+    change_envoy: Callable[[str], str] = str
+    """What a test changes in Envoy's rendered configuration."""
     port: int = field(default_factory=free_port)
     ops_port: int = field(default_factory=free_port)
     router_port: int = field(default_factory=free_port)
@@ -191,6 +193,19 @@ class Gateway:
             keys = [key async for key in redis.scan_iter(f"igw1:*:counter:tenant:{tenant.id}/concurrent_requests")]
             return sum([int(await redis.zcard(key)) for key in keys])
 
+    async def counted(self, tenant: Tenant, limit: str) -> int:
+        """What Redis holds under one of a tenant's limits; 0 when there is nothing."""
+        async with Redis.from_url(self.redis.url) as redis:
+            keys = [key async for key in redis.scan_iter(f"igw1:*:counter:tenant:{tenant.id}/{limit}")]
+            return sum([int(await redis.hget(key, "sum") or 0) for key in keys])
+
+    async def is_quiet(self) -> bool:
+        """Whether nothing runs any more, and all that was settled is in the ledger."""
+        async with Redis.from_url(self.redis.url) as redis:
+            leases = [await redis.zcard(key) async for key in redis.scan_iter("igw1:*:leases")]
+            waiting = [await redis.xlen(key) async for key in redis.scan_iter("igw1:*:events")]
+        return sum(leases) == sum(waiting) == 0
+
     async def redis_dump(self) -> bytes:
         """All that Redis holds, as it would be written to disk."""
         async with Redis.from_url(self.redis.url) as redis:
@@ -257,6 +272,7 @@ class Gateway:
             "GATEWAY_WORKERS": str(self.workers),
             "GATEWAY_OPS_PORT": str(self.ops_port),
             "GATEWAY_MAX_BODY_BYTES": str(MAX_BODY_BYTES),
+            "GATEWAY_ROUTER_URL": self.router_url,
             **self.env,
         }
         command = Command(name="serve", argv=(*_python("sidecar"), "serve"), env=env, stop_seconds=15.0)
@@ -277,7 +293,7 @@ class Gateway:
             cors_origins=CORS_ORIGINS,
         )
         config = self.folder / "envoy.yaml"
-        config.write_text(render(addresses))
+        config.write_text(self.change_envoy(render(addresses)))
         self.loop.run(self._start(envoy_command(config, concurrency=2), self.port, "/healthz", tls=self.tls))
 
     async def _start(self, command: Command, port: int, path: str, *, tls: ssl.SSLContext | None = None) -> None:
@@ -305,7 +321,13 @@ def _python(module: str) -> tuple[str, ...]:
 
 
 @contextlib.contextmanager
-def running(*, workers: int = 2, env: dict[str, str] | None = None, durable: bool = False) -> Iterator[Gateway]:
+def running(
+    *,
+    workers: int = 2,
+    env: dict[str, str] | None = None,
+    durable: bool = False,
+    change_envoy: Callable[[str], str] = str,
+) -> Iterator[Gateway]:
     """A whole gateway, in a folder of its own, until the end of the block; `durable` when Postgres is to be killed."""
     # Not pytest's folder: a socket's path holds 107 bytes.
     folder = Path(tempfile.mkdtemp(prefix="gw-e2e-"))
@@ -313,6 +335,7 @@ def running(*, workers: int = 2, env: dict[str, str] | None = None, durable: boo
         gateway = Gateway(folder=folder, loop=loop, workers=workers, env={**PATIENCE, **FORBEARANCE, **(env or {})})
         if durable:
             gateway.postgres_options = ()
+        gateway.change_envoy = change_envoy
         try:
             gateway.start_postgres()
             loop.run(migrate(gateway.dsn))

@@ -15,13 +15,14 @@ from tests.support.gateway import Gateway, Tenant
 
 
 class Http2Stream:
-    """One POST on one connection; follows its answer, event by event."""
+    """One POST on one connection; follows its answer, event by event. `EOFError` where it has ended before."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
         self._connection = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True))
         self._text = b""
+        self._is_over = False
         self.headers: dict[str, str] = {}
 
     async def post(self, path: str, body: dict[str, Any], headers: dict[str, str]) -> None:
@@ -33,16 +34,27 @@ class Http2Stream:
         self._connection.send_data(1, content, end_stream=True)
         await self._flush()
 
+    async def read_headers(self) -> None:
+        """Wait until the answer has begun."""
+        while not self.headers:
+            await self._read()
+
     async def read_events(self, count: int) -> None:
         """Wait until so many events have come."""
         while self._text.count(b"\n\n") < count:
-            for event in self._connection.receive_data(await self._reader.read(65536)):
-                self._take(event)
-            await self._flush()
+            await self._read()
 
     async def reset(self) -> None:
         """Leave the stream, and stay connected."""
         self._connection.reset_stream(1, h2.errors.ErrorCodes.CANCEL)
+        await self._flush()
+
+    async def _read(self) -> None:
+        data = b"" if self._is_over else await self._reader.read(65536)
+        if not data:
+            raise EOFError
+        for event in self._connection.receive_data(data):
+            self._take(event)
         await self._flush()
 
     def _take(self, event: h2.events.Event) -> None:
@@ -51,6 +63,8 @@ class Http2Stream:
         elif isinstance(event, h2.events.DataReceived):
             self._text += event.data or b""
             self._connection.acknowledge_received_data(event.flow_controlled_length or 0, 1)
+        elif isinstance(event, h2.events.StreamEnded | h2.events.StreamReset):
+            self._is_over = True
 
     async def _flush(self) -> None:
         self._writer.write(self._connection.data_to_send())

@@ -14,7 +14,7 @@ from extproc.record import Admission
 from quota.applied import AppliedLimit, AppliedLimits
 from quota.charges import Charges
 from quota.limit import Limit, Unit, Window
-from quota.reservation import Claim, Settlement
+from quota.reservation import Claim, Progress, Settlement
 
 NOON_MS = 1_767_268_800_000  # 2026-01-01T12:00:00Z
 REQUEST_ID = "3f0d8a52-6a0c-4e57-9d2c-8a4f1f1f0a11"
@@ -61,6 +61,7 @@ def claim(request_id: str, limits: AppliedLimits, asked: Charges | None = None, 
     asked = amounts() if asked is None else asked
     whole = {
         "organization_id": ORGANIZATION,
+        "tenant_id": "ten_a",
         "request_id": request_id,
         "limits": limits,
         "amounts": asked,
@@ -71,12 +72,24 @@ def claim(request_id: str, limits: AppliedLimits, asked: Charges | None = None, 
     return Claim(**{**whole, **changes})
 
 
+LIVE_STAGES = ("admitted", "dispatched", "streaming")
+
+
+def progress(events: int = 0, stage: str = "", **changes: Any) -> Progress:
+    """So many events, and a stage when a test names one."""
+    before = LIVE_STAGES[: LIVE_STAGES.index(stage)] if stage in LIVE_STAGES else LIVE_STAGES
+    whole = {"stage": stage, "after": before, "events": events}
+    return Progress(**{**whole, **changes})
+
+
 def settlement(request_id: str, charged: Charges | None = None, **changes: Any) -> Settlement:
     whole = {
         "organization_id": ORGANIZATION,
+        "tenant_id": "ten_a",
         "request_id": request_id,
         "charges": amounts() if charged is None else charged,
         "ending": f"ending of {request_id}".encode(),
+        "progress": progress(stage="completed"),
     }
     return Settlement(**{**whole, **changes})
 
