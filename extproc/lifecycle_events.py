@@ -69,36 +69,21 @@ class RequestEvent(msgspec.Struct, frozen=True, kw_only=True):
     dataschema: str = DATA_SCHEMA
 
 
-_KNOWN_AT_ADMISSION = (
-    "request_id",
-    "organization_id",
-    "tenant_id",
-    "principal_id",
-    "key_id",
-    "plan",
-    "path",
-    "model",
-    "stream",
-    "metering",
-    "degraded",
-    "received_ms",
-    "admitted_ms",
-)
 _ENCODER = msgspec.json.Encoder()
 _DECODER = msgspec.json.Decoder(RequestEvent)
 
 
-def admitted(admission: Admission) -> RequestEvent:
+def admitted(admission: Admission | RequestData) -> RequestEvent:
     """Room was taken for the request."""
     return _event(_data(admission, State.ADMITTED), admission.admitted_ms)
 
 
-def dispatched(admission: Admission, at_ms: int) -> RequestEvent:
+def dispatched(admission: Admission | RequestData, at_ms: int) -> RequestEvent:
     """The Router has the request."""
     return _event(replace(_data(admission, State.DISPATCHED), dispatched_ms=at_ms), at_ms)
 
 
-def streaming(admission: Admission, at_ms: int, *, dispatched_ms: int | None) -> RequestEvent:
+def streaming(admission: Admission | RequestData, at_ms: int, *, dispatched_ms: int | None) -> RequestEvent:
     """The answer passes."""
     data = replace(_data(admission, State.STREAMING), dispatched_ms=dispatched_ms, first_event_ms=at_ms)
     return _event(data, at_ms)
@@ -128,16 +113,11 @@ def ended(admission: Admission, ending: Ending) -> RequestEvent:
 def life(end: RequestEvent) -> list[RequestEvent]:
     """All events of a request, by its last: those that it had, or would have had if anybody had looked."""
     last = end.data
-    known = RequestData(**{name: getattr(last, name) for name in _KNOWN_AT_ADMISSION}, state=State.ADMITTED)
-    events = [_event(known, last.admitted_ms)]
+    events = [admitted(last)]
     if last.dispatched_ms is not None:
-        data = replace(known, state=State.DISPATCHED, dispatched_ms=last.dispatched_ms)
-        events.append(_event(data, last.dispatched_ms))
+        events.append(dispatched(last, last.dispatched_ms))
     if last.first_event_ms is not None:
-        data = replace(
-            known, state=State.STREAMING, dispatched_ms=last.dispatched_ms, first_event_ms=last.first_event_ms
-        )
-        events.append(_event(data, last.first_event_ms))
+        events.append(streaming(last, last.first_event_ms, dispatched_ms=last.dispatched_ms))
     return [*events, end]
 
 
@@ -151,7 +131,8 @@ def decode(text: bytes) -> RequestEvent:
     return _DECODER.decode(text)
 
 
-def _data(admission: Admission, state: State) -> RequestData:
+def _data(admission: Admission | RequestData, state: State) -> RequestData:
+    """What is known since the admission, which every later event says too."""
     return RequestData(
         request_id=admission.request_id,
         organization_id=admission.organization_id,

@@ -1,11 +1,12 @@
-"""How is a secret kept that must be read again? Under AES-GCM, with a key that comes from the pepper."""
+"""How is a secret kept that must be read again? Under AES-GCM, with a key that comes from the pepper.
+
+`key` is `authz.derived_key.derived_key` for one purpose: what was sealed for another does not open.
+"""
 
 import secrets
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
-from authz.derived_key import derived_key
 
 _NONCE_BYTES = 12
 
@@ -15,7 +16,7 @@ class Unopened(Exception):
 
 
 def seal(secret: bytes, *, key: bytes, row: str) -> bytes:
-    """Encrypt the secret of this row: it opens for no other. `key` is one of `sealing_key`."""
+    """Encrypt the secret of this row: it opens for no other."""
     nonce = secrets.token_bytes(_NONCE_BYTES)
     return nonce + AESGCM(key).encrypt(nonce, secret, row.encode())
 
@@ -26,8 +27,3 @@ def unseal(sealed: bytes, *, key: bytes, row: str) -> bytes:
         return AESGCM(key).decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], row.encode())
     except (InvalidTag, ValueError):  # ValueError: too short
         raise Unopened(f"the secret of {row} was not stored with this pepper") from None
-
-
-def sealing_key(pepper: bytes, purpose: str) -> bytes:
-    """The key for secrets of this purpose."""
-    return derived_key(pepper, purpose)

@@ -4,23 +4,21 @@ A private key is stored under AES-GCM with a key that comes from the pepper: a s
 """
 
 import platform
-import secrets
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
 import asyncpg
 import msgspec
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from authz.derived_key import derived_key
 from authz.key_ring import KeyRing, SigningKey, from_private_bytes, generate, roll_over
 from store.audit import Actor, Change, Trail
 from store.database import Pool, PooledConnection, outages_named
 from store.field_error import FieldError
+from store.sealed import Unopened, seal, unseal
 
-_NONCE_BYTES = 12
+_PURPOSE = "signing-key"
 _LOCK = 0x696777_7369676E  # "igw" and "sign"
 _SIGNS = "SELECT 1 FROM signing_keys WHERE active_from <= $1 AND (retired_at IS NULL OR retired_at > $1)"
 _LOAD = """
@@ -117,7 +115,8 @@ async def _lock(connection: PooledConnection) -> None:
 
 async def _insert(connection: PooledConnection, key: SigningKey, pepper: bytes) -> None:
     jwk = msgspec.json.encode(key.jwk, order="sorted").decode()
-    await connection.execute(_INSERT, key.id, jwk, _sealed(key, pepper), key.created_at, key.active_from)
+    sealed = seal(key.private.private_bytes_raw(), key=derived_key(pepper, _PURPOSE), row=key.id)
+    await connection.execute(_INSERT, key.id, jwk, sealed, key.created_at, key.active_from)
 
 
 def _created(key: SigningKey) -> Change:
@@ -130,17 +129,11 @@ def _retired(row: asyncpg.Record) -> Change:
     return Change(action="signing_key.retire", subject=f"signing_key:{row['id']}", after=after)
 
 
-def _sealed(key: SigningKey, pepper: bytes) -> bytes:
-    nonce = secrets.token_bytes(_NONCE_BYTES)
-    # The id is bound to it: no row opens with the private key of another.
-    return nonce + _cipher(pepper).encrypt(nonce, key.private.private_bytes_raw(), key.id.encode())
-
-
 def _opened(row: asyncpg.Record, pepper: bytes) -> SigningKey:
-    sealed, key_id = row["private_key"], row["id"]
+    key_id = row["id"]
     try:
-        secret = _cipher(pepper).decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], key_id.encode())
-    except (InvalidTag, ValueError):  # ValueError: too short
+        secret = unseal(row["private_key"], key=derived_key(pepper, _PURPOSE), row=key_id)
+    except Unopened:
         raise FieldError(
             "pepper",
             f"the signing key {key_id} was not stored with this one; set the right one, or make a new key with "
@@ -149,10 +142,6 @@ def _opened(row: asyncpg.Record, pepper: bytes) -> SigningKey:
     return from_private_bytes(
         secret, created_at=row["created_at"], active_from=row["active_from"], retired_at=row["retired_at"]
     )
-
-
-def _cipher(pepper: bytes) -> AESGCM:
-    return AESGCM(derived_key(pepper, "signing-key"))
 
 
 def _is_retired(row: asyncpg.Record, now: datetime) -> bool:

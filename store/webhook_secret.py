@@ -7,7 +7,8 @@ encrypted with a key that comes from the pepper.
 import base64
 import secrets
 
-from store.sealed import Unopened, seal, sealing_key, unseal
+from authz.derived_key import derived_key
+from store.sealed import Unopened, seal, unseal
 
 PREFIX = "whsec_"
 _BYTES = 32
@@ -26,12 +27,12 @@ def text_of(secret: bytes) -> str:
 
 def sealed(secret: bytes, webhook_id: str, pepper: bytes) -> bytes:
     """The secret as it is stored, for this webhook only."""
-    return seal(secret, key=sealing_key(pepper, _PURPOSE), row=webhook_id)
+    return seal(secret, key=derived_key(pepper, _PURPOSE), row=webhook_id)
 
 
 def opened(stored: bytes, webhook_id: str, pepper: bytes) -> bytes | None:
     """The secret again; None when it was stored with another pepper."""
     try:
-        return unseal(stored, key=sealing_key(pepper, _PURPOSE), row=webhook_id)
+        return unseal(stored, key=derived_key(pepper, _PURPOSE), row=webhook_id)
     except Unopened:
         return None

@@ -19,6 +19,7 @@ import httpx
 import pytest
 
 from authz.principal import Metering
+from tests.e2e.outages import redis_frozen, redis_killed, stopped
 from tests.e2e.running import BODY, SLOW, Running, router_end, running
 from tests.support.gateway import Gateway, Tenant, until
 from tests.support.gateway import running as running_gateway
@@ -84,33 +85,6 @@ ENDS = (
 )
 
 
-@contextlib.contextmanager
-def _stopped(*pids: int) -> Iterator[None]:
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for pid in pids:
-            os.kill(pid, signal.SIGCONT)
-
-
-@contextlib.asynccontextmanager
-async def redis_frozen(gateway: Gateway) -> AsyncIterator[None]:
-    """It takes what is written to it, and does it all when it goes on."""
-    with _stopped(gateway.children["redis"].pid):
-        yield
-
-
-@contextlib.asynccontextmanager
-async def redis_killed(gateway: Gateway) -> AsyncIterator[None]:
-    gateway.kill("redis")
-    try:
-        yield
-    finally:
-        gateway.start_redis()
-
-
 @contextlib.asynccontextmanager
 async def postgres_stopped(gateway: Gateway) -> AsyncIterator[None]:
     gateway.stop("postgres")
@@ -122,7 +96,7 @@ async def postgres_stopped(gateway: Gateway) -> AsyncIterator[None]:
 
 @contextlib.asynccontextmanager
 async def recorder_frozen(gateway: Gateway) -> AsyncIterator[None]:
-    with _stopped(*gateway.pids("sidecar.recorder")):
+    with stopped(*gateway.pids("sidecar.recorder")):
         yield
 
 
@@ -175,7 +149,7 @@ async def _end_all(gateway: Gateway, during: AbstractAsyncContextManager[None]) 
     tenants = await _tenants(gateway)
     asked = [(end, metering, http2) for end in ENDS for metering, http2 in KINDS]
     with contextlib.ExitStack() as router_waits:
-        router_waits.enter_context(_stopped(gateway.children["router"].pid))
+        router_waits.enter_context(stopped(gateway.children["router"].pid))
         tasks = [
             asyncio.create_task(_to_its_end(gateway, tenants[metering], end, http2=http2))
             for end, metering, http2 in asked

@@ -9,7 +9,6 @@ import contextlib
 import json
 import os
 import shutil
-import signal
 import sys
 import time
 from collections import Counter
@@ -26,6 +25,7 @@ from redis.asyncio import Redis
 from quota.breaker import PROBE_SECONDS
 from quota.limit import Limit, OnOutage, Unit, Window, concurrent_requests, limit_name
 from quota.scripts import load
+from tests.e2e.outages import redis_frozen, redis_killed, stopped
 from tests.support.gateway import PEPPER, Gateway, Tenant, running, until
 
 INFER = {"model": "m", "input": "hello"}
@@ -87,31 +87,6 @@ async def _asking(gateway: Gateway) -> AsyncIterator[Redis]:
         yield redis
 
 
-@contextlib.contextmanager
-def _stopped(pid: int) -> Iterator[None]:
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(pid, signal.SIGCONT)
-
-
-@contextlib.asynccontextmanager
-async def unreachable(gateway: Gateway) -> AsyncIterator[None]:
-    gateway.kill("redis")
-    try:
-        yield
-    finally:
-        gateway.start_redis()
-
-
-@contextlib.asynccontextmanager
-async def frozen(gateway: Gateway) -> AsyncIterator[None]:
-    """It takes connections and what is written to them, and does it all when it goes on."""
-    with _stopped(gateway.children["redis"].pid):
-        yield
-
-
 @contextlib.asynccontextmanager
 async def slow(gateway: Gateway) -> AsyncIterator[None]:
     """It answers a PING at once, and a script later than anybody waits."""
@@ -160,13 +135,13 @@ async def failing_over(gateway: Gateway) -> AsyncIterator[None]:
 async def flushed(gateway: Gateway) -> AsyncIterator[None]:
     """It would be over in a moment: who rebuilds the counters is held."""
     [ledger_writer] = gateway.pids("sidecar.ledger_writer")
-    with _stopped(ledger_writer):
+    with stopped(ledger_writer):
         async with _asking(gateway) as redis:
             await redis.flushall()
         yield
 
 
-OUTAGES = (unreachable, frozen, slow, full, read_only, failing_over, flushed)
+OUTAGES = (redis_killed, redis_frozen, slow, full, read_only, failing_over, flushed)
 
 
 async def _post(client: httpx.AsyncClient) -> httpx.Response:
@@ -339,7 +314,7 @@ async def test_a_frozen_redis_costs_about_one_deadline_and_not_one_for_each_requ
         async def in_turn() -> list[httpx.Response]:
             return [await _post(client) for _ in range(turns)]
 
-        async with frozen(gateway):
+        async with redis_frozen(gateway):
             began = time.monotonic()
             answers = await asyncio.gather(*(_post(client) for _ in range(AT_ONCE)))
             waited = time.monotonic() - began
