@@ -13,7 +13,7 @@ from redis.exceptions import ResponseError
 from quota.pipe import Pipe
 from quota.redis import key_of
 from quota.reservation import QuotaOutage
-from quota.stream_reply import entries_of, place_of
+from quota.stream_reply import Entry, entries_of, entry, place_of
 
 FOLLOW_DEADLINE_SECONDS = 3.0
 """The deadline of a pipe to follow with: longer than a read waits in Redis."""
@@ -22,7 +22,7 @@ _LENGTH = 10_000
 _AT_ONCE = 1000
 _RETRY_SECONDS = 0.1
 _STREAM = key_of(0, "stops")
-_BEGINNING = "0-0"
+_NONE: Entry = ("0-0", {})
 
 
 class RedisStops:
@@ -47,28 +47,34 @@ class RedisStops:
 
         What was asked during an outage comes after it. When Redis has lost its data, some may come again.
         """
-        place: str | None = None
+        seen: Entry | None = None
         while True:
             try:
-                if place is None:
-                    place = await self._last()
-                found = await self._read(place)
-                if not found and place_of(await self._last()) < place_of(place):
-                    # Redis was flushed or restored, and its clock may be behind: all that is there now is new.
-                    place = _BEGINNING
+                if seen is None:
+                    seen = await self._last()
+                found = await self._read(seen[0])
+                if not found and _lost(seen, await self._last()):
+                    seen = _NONE
             except (QuotaOutage, ResponseError):  # such as UNBLOCKED, of a primary that was demoted
                 await asyncio.sleep(_RETRY_SECONDS)
                 continue
-            for entry_id, fields in found:
-                place = entry_id
+            for seen in found:
+                fields = seen[1]
                 if b"request" in fields and b"why" in fields:
                     yield fields[b"request"].decode(), fields[b"why"].decode()
 
-    async def _read(self, place: str) -> list[tuple[str, dict[bytes, bytes]]]:
+    async def _read(self, place: str) -> list[Entry]:
         answer: Any = await self._pipe.call("XREAD", "COUNT", _AT_ONCE, "BLOCK", _BLOCK_MS, "STREAMS", _STREAM, place)
         return entries_of(answer).get(_STREAM, [])
 
-    async def _last(self) -> str:
-        """The id of the last entry."""
+    async def _last(self) -> Entry:
         answer = await self._pipe.call("XREVRANGE", _STREAM, "+", "-", "COUNT", 1)
-        return answer[0][0].decode() if answer else _BEGINNING
+        return entry(answer[0]) if answer else _NONE
+
+
+def _lost(seen: Entry, last: Entry) -> bool:
+    """Whether Redis was flushed or restored since `seen`, so that all that is there now is new.
+
+    Its clock may be behind, or in the same millisecond: ids begin anew with each, and another entry has the id.
+    """
+    return place_of(last[0]) <= place_of(seen[0]) and last != seen

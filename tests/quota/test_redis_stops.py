@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
@@ -101,6 +102,17 @@ async def test_a_dead_redis_is_waited_for(own_redis: OwnRedis) -> None:
         own_redis.start()
         await RedisStops(pipe).ask("c", "client_cancel")
         assert await follower.next() == ("c", "client_cancel")
+
+
+async def test_after_a_flush_in_the_same_millisecond_what_is_asked_is_told(redis: Redis) -> None:
+    async with piped(redis) as pipe, following(redis) as follower:
+        await RedisStops(pipe).ask("a", "client_cancel")
+        assert await follower.next() == ("a", "client_cancel")
+        entries: Any = await redis.xrange(STREAM)
+        await redis.flushall()
+        await redis.xadd(STREAM, {"request": "b", "why": "revoked"}, id=entries[-1][0])
+        assert await follower.next() == ("b", "revoked")
+        assert follower.idle
 
 
 @pytest.mark.parametrize("ids", [("9-1", "9-2"), ("*", "*")], ids=["clock set back", "clock goes on"])
