@@ -21,8 +21,13 @@ $(INSTALLED): requirements.lock pyproject.toml
 run: $(INSTALLED) ## Start the whole gateway on embedded servers (Ctrl-C ends it)
 	@exec $(BIN)/inference-gateway up
 
-test: $(INSTALLED) ## Run all tests
-	@$(BIN)/python -m pytest -n 2 --dist loadfile
+# Both runs end, so that both summaries are printed, whichever fails.
+test: $(INSTALLED) ## Run all tests, then the end-to-end ones again on grpcio's server
+	@first=0; second=0; \
+	$(BIN)/python -m pytest -n 2 --dist loadfile || first=$$?; \
+	$(BIN)/python -m pytest -n 2 --dist loadfile --transport grpcio tests/e2e || second=$$?; \
+	echo "pytest ended with $$first, and on grpcio's server with $$second"; \
+	exit $$((first || second))
 
 check: $(INSTALLED) ## Format, lint, types, architecture rules
 	@$(BIN)/ruff format --check .
@@ -34,7 +39,7 @@ format: $(INSTALLED) ## Format and fix what can be fixed
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-bench: $(INSTALLED) ## Print the table of costs and write bench.json (5 minutes at most)
+bench: $(INSTALLED) ## Print the table of costs and write bench.json (12 minutes at most)
 	@$(BIN)/python -m tests.bench
 
 lock: ## Resolve pyproject.toml into requirements.lock
@@ -44,3 +49,18 @@ lock: ## Resolve pyproject.toml into requirements.lock
 
 clean: ## Remove the environment and the state of `make run`
 	rm -rf $(VENV) .run .cache
+
+# Atheris is no part of $(VENV); what is compared with has the versions of the lock.
+FUZZ := .cache/fuzz-venv
+INPUTS ?= 100000
+TARGET ?= huffman headers frames connection messages
+
+$(FUZZ)/.installed: requirements.lock pyproject.toml
+	@$(PYTHON) -m venv --clear --without-pip $(FUZZ)
+	@$(PYTHON) -m pip --python $(FUZZ)/bin/python install --quiet --disable-pip-version-check \
+	    $$(grep -oE '^(h2|hpack|hyperframe)==[0-9.]+' requirements.lock) $$(grep -oE 'atheris==[0-9.]+' pyproject.toml)
+	@touch $@
+
+.PHONY: fuzz
+fuzz: $(FUZZ)/.installed ## Fuzz HTTP/2 and HPACK with Atheris: TARGET=frames INPUTS=1000000
+	@for target in $(TARGET); do nice -n 15 $(FUZZ)/bin/python -m tests.fuzz $$target --inputs $(INPUTS) || exit 1; done

@@ -14,7 +14,7 @@ from authz.identification import Identifier
 from authz.proof import Proofs
 from authz.refusal import Reason, Refusal
 from authz.routes import Limited, Route, Upstream
-from wire.transport import Service
+from transport.service import Service
 
 SERVICE_NAME = "envoy.service.auth.v3.Authorization"
 # Whoever gets one of these may be guessing.

@@ -23,9 +23,11 @@ from extproc.lifecycle import Cause, State, predecessors
 from extproc.record import Admission
 from extproc.settlement import Settler
 from quota.reservation import Progress, QuotaOutage, Reservations
-from wire.transport import Service, Stream
+from transport.service import Service, Stream
 
 SERVICE_NAME = "envoy.service.accesslog.v3.AccessLogService"
+# Envoy sends what it has every 20 ms (envoy/envoy.yaml, buffer_flush_interval): behind a message there is silence.
+_SILENCE_SECONDS = 0.005
 _BEFORE = {state: predecessors(state) for state in (State.DISPATCHED, State.STREAMING)}
 
 
@@ -58,8 +60,8 @@ class AccessLog:
 
     `observe_error` is told of an entry that could not be read, `observers` of requests that run.
 
-    Envoy keeps a stream where it has opened it. Who stands in for another ends it after `stay_seconds`, with the next
-    message: the one after that goes to the other again, if he is back.
+    Envoy keeps a stream where it has opened it. Who stands in for another ends it after `stay_seconds`, behind the next
+    messages, when none is left: the one after them goes to the other again, if he is back.
     """
 
     def __init__(
@@ -85,14 +87,14 @@ class AccessLog:
         """One Envoy thread's stream of entries, to its end."""
         clock = asyncio.get_running_loop().time
         leave_at = clock() + self._stay_seconds
-        while (raw := await stream.read()) is not None:
+        raw = await stream.read()
+        while raw is not None:
             for entry in log_entry.log_entries(raw):
                 try:
                     await self._take(entry)
                 except msgspec.DecodeError as error:
                     self._observe_error(error)
-            if clock() >= leave_at:
-                return
+            raw = await (stream.read() if clock() < leave_at else _read_if_any(stream))
 
     async def _take(self, entry: log_entry.LogEntry) -> None:
         if entry.is_end:
@@ -127,6 +129,15 @@ class AccessLog:
             # It may hold a reservation.
             admission = _unanswered(grant_text, arrival_text)
             self._settler.settle_if_reserved(admission, endings.read(entry.observation(), admission))
+
+
+async def _read_if_any(stream: Stream) -> bytes | None:
+    """The next message that has come; None when there is none. What has come and was not read would be lost."""
+    try:
+        async with asyncio.timeout(_SILENCE_SECONDS):
+            return await stream.read()
+    except TimeoutError:
+        return None
 
 
 def _progress(entry: log_entry.LogEntry, admission: Admission) -> Progress:

@@ -30,8 +30,7 @@ Headers = tuple[tuple[str, str], ...]
 _SLOT_GRACE_SECONDS = (0.03, 0.07)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Candidate:
+class Candidate(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """A valid request that asks to be admitted. `grant_text` is what the Grant was read from."""
 
     grant_text: str
@@ -40,8 +39,7 @@ class Candidate:
     request: InferenceRequest
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Admitted:
+class Admitted(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """A request that may run. `record` is the admission as it travels, `headers` say how its limits stand."""
 
     admission: Admission

@@ -4,8 +4,6 @@ The words in `details` are Envoy's own (RESPONSE_CODE_DETAILS, Envoy 1.40); what
 experiment and is written down in docs/envoy.md.
 """
 
-from dataclasses import dataclass
-
 import msgspec
 
 from extproc.actual_cost import micro_dollars
@@ -38,8 +36,7 @@ _BROKEN_OFF = frozenset({Cause.UPSTREAM_RESET, Cause.UPSTREAM_TIMEOUT, Cause.DEA
 _MOST_TOKENS = 1_000_000_000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Observation:
+class Observation(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """What an access-log entry says. None of tokens means that the Router did not say.
 
     `input_tokens` are all, `cached_tokens` of them read from a cache; so with the output and `reasoning_tokens`. `done`

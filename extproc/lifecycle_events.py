@@ -5,6 +5,7 @@ An event's `id` is the request's id and its state: whoever is told twice can tel
 """
 
 from datetime import UTC, datetime
+from functools import lru_cache
 
 import msgspec
 from msgspec.structs import replace
@@ -14,8 +15,8 @@ from extproc.record import Admission, Degraded, Ending, UsageSource
 
 SCHEMA_VERSION = 1
 DATA_SCHEMA = f"urn:inference-gateway:schema:request-event:{SCHEMA_VERSION}"
-_SOURCE = "/inference-gateway/tenants/{}"
-_TYPE = "inference-gateway.request.{}.v" + str(SCHEMA_VERSION)
+_SOURCE = "/inference-gateway/tenants/"
+_TYPES = {state: f"inference-gateway.request.{state}.v{SCHEMA_VERSION}" for state in State}
 _JSON = "application/json"
 _MS = 1000
 
@@ -154,8 +155,8 @@ def _data(admission: Admission | RequestData, state: State) -> RequestData:
 def _event(data: RequestData, at_ms: int) -> RequestEvent:
     return RequestEvent(
         id=f"{data.request_id}/{data.state}",
-        source=_SOURCE.format(data.tenant_id),
-        type=_TYPE.format(data.state),
+        source=_SOURCE + data.tenant_id,
+        type=_TYPES[data.state],
         subject=data.request_id,
         time=_rfc3339(at_ms),
         data=data,
@@ -163,4 +164,10 @@ def _event(data: RequestData, at_ms: int) -> RequestEvent:
 
 
 def _rfc3339(at_ms: int) -> str:
-    return datetime.fromtimestamp(at_ms / _MS, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    seconds, milliseconds = divmod(at_ms, _MS)
+    return f"{_second(seconds)}.{milliseconds:03}Z"
+
+
+@lru_cache(maxsize=64)
+def _second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")

@@ -18,7 +18,7 @@ from extproc.once import Recording
 from extproc.record import Admission
 from extproc.recorded_answer import SeenResponse
 from extproc.wire import Phase
-from wire.transport import Stream
+from transport.service import Stream
 
 _MS_PER_SECOND = 1000
 

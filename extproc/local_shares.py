@@ -50,7 +50,9 @@ class LocalShares:
         limits = shared(claim.limits, self._shares)
         if not self._has_place(limits):
             return None
-        outcome = await self._kept.reserve(replace(claim, limits=limits, admission=b"", lease_ms=_FOR_EVER_MS))
+        outcome = await self._kept.reserve(
+            msgspec.structs.replace(claim, limits=limits, admission=b"", lease_ms=_FOR_EVER_MS)
+        )
         now_ms = self._now_ms()
         # Fewer stand in the answer to a request that is asked for again after its limits have changed.
         for applied, standing in zip(limits.limits, outcome.standings, strict=False):

@@ -26,7 +26,7 @@ from extproc.record import Admission
 from extproc.recorded_answer import SeenResponse
 from extproc.wire import Phase
 from quota import model_pattern
-from wire.transport import Service, Stream
+from transport.service import Service, Stream
 
 SERVICE_NAME = "envoy.service.ext_proc.v3.ExternalProcessor"
 

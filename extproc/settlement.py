@@ -9,8 +9,9 @@ import asyncio
 import math
 from collections import OrderedDict, deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import TypeVar
+
+import msgspec
 
 from extproc import admission as admissions
 from extproc import ending as endings
@@ -36,15 +37,13 @@ _BEFORE = {state: predecessors(state) for state in FINAL}
 _T = TypeVar("_T")
 
 
-@dataclass(frozen=True, slots=True)
-class _Closed:
+class _Closed(msgspec.Struct, frozen=True, gc=False):
     admission: Admission
     closed_at: float
     stopped: Cause | None
 
 
-@dataclass(frozen=True, slots=True)
-class _Operation:
+class _Operation(msgspec.Struct, frozen=True, gc=False):
     """What is owed to Redis for one request. Without an ending, its reservation is undone."""
 
     admission: Admission
@@ -90,7 +89,9 @@ class Settler:
 
     def settle_if_reserved(self, admission: Admission, ending: Ending) -> None:
         """Settle a request that may have been reserved, but was never let pass. Its reservation is looked for twice."""
-        operation = _Operation(admission, ending, replace(settlement(admission, ending), admission=None))
+        operation = _Operation(
+            admission, ending, msgspec.structs.replace(settlement(admission, ending), admission=None)
+        )
         self._start(operation)
         self._unsure.append((self._now() + LOOK_AGAIN_SECONDS, operation))
 

@@ -118,7 +118,7 @@ class ClusterPipe:
     async def _send(self, address: Address, command: Sequence[Argument], *, asking: bool = False) -> Any:
         pipe = self._pipe(address)
         try:
-            return await (_allowed(pipe, command) if asking else pipe.submit(*command))
+            return await (_allowed(pipe, command) if asking else pipe.call(*command))
         except AskError as error:
             # Redis leaves the host out when it does not know under which name it is known.
             error.node_addr = _address(error.host, error.port, told_by=address)
@@ -194,7 +194,7 @@ def slot_of(command: Sequence[Argument]) -> int:
 
 async def _allowed(pipe: RedisPipe, command: Sequence[Argument]) -> Any:
     """The answer of a server that has part of a moving slot. ASKING holds for the next command of its connection."""
-    allowed, answer = pipe.submit("ASKING"), pipe.submit(*command)
+    allowed, answer = pipe.call("ASKING"), pipe.call(*command)
     await asyncio.gather(allowed, answer, return_exceptions=True)
     return answer.result()
 

@@ -18,7 +18,7 @@ _RESERVED_AT = b"at"
 _LEFT, _NEW = "0", ">"  # what a stream gives: what was read and not acknowledged, or what nobody has read
 # A read that waits looks again this often. It does not block in Redis: a node of a cluster blocks for one shard only,
 # and who shares the connection would wait behind it.
-_LOOK_SECONDS = 0.05
+_LOOK_SECONDS = 0.2
 # A shard that cannot be asked keeps the others waiting for one deadline; it is left out for this long.
 _AWAY_SECONDS = 1.0
 _MOST_TAKEN = 1000

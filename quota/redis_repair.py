@@ -5,7 +5,6 @@ what the counters hold beside what running requests have reserved. What the ledg
 difference, which is right whatever was reserved and settled since.
 """
 
-import asyncio
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,8 +13,9 @@ from typing import Any
 from redis.exceptions import ResponseError
 
 from quota.drift import Correction, Held, Slice
+from quota.epochs import epochs
 from quota.pipe import Argument, Pipe
-from quota.redis import SHARDS, key_of, shard_of
+from quota.redis import key_of, shard_of
 from quota.reservation import QuotaOutage
 from quota.scripts import load, run
 
@@ -59,12 +59,7 @@ class RedisRepair:
 
     async def lost(self) -> list[int]:
         """The shards whose counters are not whole: their epoch is gone. Those that cannot be asked are left out."""
-        asked = (self._ask("EXISTS", key_of(shard, "epoch")) for shard in range(SHARDS))
-        told = await asyncio.gather(*asked, return_exceptions=True)
-        failures = [answer for answer in told if isinstance(answer, BaseException)]
-        if len(failures) == SHARDS:
-            raise failures[0]
-        return [shard for shard, answer in enumerate(told) if answer == 0]
+        return [shard for shard, epoch in (await epochs(self._pipe)).items() if epoch is None]
 
     async def cut(self, shard: int, counters: Sequence[str]) -> Cut:
         """Read the counters, by their names."""

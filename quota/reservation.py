@@ -7,14 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+import msgspec
+
 from quota.applied import AppliedLimit, AppliedLimits
 from quota.charges import Charges
 
 SEQUENCES_A_MILLISECOND = 1_000_000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Claim:
+class Claim(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """A request that asks to be admitted under all its limits, all or none.
 
     `amounts` is what to take in each unit; where there is less room, as little as `least` will do. `admission` is kept
@@ -47,8 +48,7 @@ class Standing(NamedTuple):
     reset_ms: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reservation:
+class Reservation(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """Room was taken: `taken[i]` under the i-th limit, which then stands at `standings[i]`.
 
     `at_ms` is the store's clock, milliseconds since the epoch. `shadowed` are the limits in shadow mode that would have
@@ -76,8 +76,7 @@ class Exceeded:
     standings: tuple[Standing, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settlement:
+class Settlement(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """The fact that replaces a reservation.
 
     `charges` is what it really counts for. `ending` joins the event for the ledger. `admission` is the settler's own
@@ -96,8 +95,7 @@ class Settlement:
     only_if_overdue: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
+class Progress(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """How far a request has come: `stage`, which only one of `after` may precede, and so many `events` of its answer.
 
     `event` is what the log of its shard is told when the stage is new; empty for nothing.

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
-from wire.transport import Service, Stream
+from transport.service import Service, Stream
 
 SERVICE_NAME = "grpc.health.v1.Health"
 

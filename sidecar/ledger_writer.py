@@ -37,7 +37,7 @@ from store.identity_listener import IdentityListener
 _BATCH = 100  # of each shard
 _WAIT_MS = 500
 # A batch costs a round of Redis and a commit of Postgres, however small it is: they are let grow.
-_GATHER_SECONDS = 0.1
+_GATHER_SECONDS = 0.2
 _EXPORT_SECONDS = 1.0
 _RETRY_SECONDS = 0.25
 _REDIS_SECONDS = 5.0

@@ -11,10 +11,8 @@ import contextlib
 from collections.abc import Callable
 from typing import Protocol
 
-from redis.exceptions import ResponseError
-
+from quota.epochs import epochs
 from quota.pipe import Pipe
-from quota.redis import SHARDS, key_of
 from quota.reservation import QuotaOutage
 
 _LOOK_SECONDS = 0.25
@@ -45,19 +43,10 @@ class LostSettlements:
 
     async def step(self) -> None:
         """Look once. Raises `QuotaOutage` when what is lost cannot be settled again now: the next look tries it."""
-        found = await self._epochs()
+        found = await epochs(self._pipe)
         # Gone, or another one already.
         if any(self._known.get(shard, epoch) != epoch for shard, epoch in found.items()):
             count = await self._settler.settle_again()
             if count:
                 self._observe(count)
         self._known |= found
-
-    async def _epochs(self) -> dict[int, bytes | None]:
-        """The epoch of each shard that can be asked; None where it is gone."""
-        asked = (self._pipe.call("GET", key_of(shard, "epoch")) for shard in range(SHARDS))
-        told = await asyncio.gather(*asked, return_exceptions=True)
-        for answer in told:
-            if isinstance(answer, BaseException) and not isinstance(answer, QuotaOutage | ResponseError):
-                raise answer
-        return {shard: answer for shard, answer in enumerate(told) if not isinstance(answer, BaseException)}

@@ -22,18 +22,17 @@ from quota.redis import RedisReservations
 from quota.redis_signals import RedisSignals
 from quota.redis_stops import FOLLOW_DEADLINE_SECONDS, RedisStops
 from quota.reservation import QuotaOutage
-from sidecar import logs, metrics, redis_check, redis_client
+from sidecar import logs, metrics, redis_check, redis_client, transports
 from sidecar.clock import now_ms
 from sidecar.grpc_health import Health
-from sidecar.grpc_server import GrpcServer
 from sidecar.lifetime import run_until, termination
 from sidecar.logs import Logger
 from sidecar.lost_settlements import LostSettlements
 from sidecar.router_client import RouterClient
 from sidecar.settings import Settings
 from sidecar.signals import Publisher
-from sidecar.sockets import recorder_socket
 from sidecar.stops import AskedStops, Watch
+from sidecar.transports import Server
 
 # Nobody waits for a settlement: more patience than an admission has.
 _REDIS_SECONDS = 2.0
@@ -123,7 +122,7 @@ def _tell_settled_again(logger: Logger, count: int) -> None:
 
 def _server(
     settings: Settings, reservations: RedisReservations, settler: Settler, heard: _Heard, logger: Logger
-) -> GrpcServer:
+) -> Server:
     observe_error = metrics.error_observer(lambda error: logger.error("unexpected", action="error", exc_info=error))
     access_log = AccessLog(
         reservations,
@@ -136,13 +135,7 @@ def _server(
             asked=heard.asked,
         ),
     ).service()
-    return GrpcServer(
-        [access_log, Health([access_log.name]).service()],
-        path=recorder_socket(settings.socket_dir),
-        mode=int(settings.socket_mode, 8),
-        max_body_bytes=settings.max_body_bytes,
-        observe_error=observe_error,
-    )
+    return transports.recorder(settings, [access_log, Health([access_log.name]).service()], observe_error)
 
 
 async def _tell_concerns(settings: Settings, logger: Logger) -> None:

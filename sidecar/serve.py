@@ -7,7 +7,6 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from functools import partial
-from pathlib import Path
 
 import asyncpg
 import grpc
@@ -23,8 +22,9 @@ from sidecar.lifetime import termination
 from sidecar.logs import Logger
 from sidecar.process import Child, Command, Exit, keep_running
 from sidecar.settings import Settings
-from sidecar.sockets import worker_socket
+from sidecar.transports import probe_address
 from store.database import DatabaseOutage, connect
+from transport.address import Address
 
 METRICS_DIR = "PROMETHEUS_MULTIPROC_DIR"
 _OTHERS = {"recorder": "sidecar.recorder", "ledger": "sidecar.ledger_writer", "control": "sidecar.controller"}
@@ -129,20 +129,21 @@ def _exposition(folder: str) -> tuple[bytes, str]:
 
 
 def _probes(settings: Settings) -> dict[str, Probe]:
-    sockets = [worker_socket(settings.socket_dir, index) for index in range(settings.workers)]
+    addresses = [probe_address(settings, index) for index in range(settings.workers)]
     return {
-        "workers": partial(_any_worker_serves, sockets),
+        "workers": partial(_any_worker_serves, addresses),
         "redis": partial(redis_client.answers, settings, seconds=_PROBE_SECONDS),
         "postgres": partial(_postgres_answers, settings.database_url.get_secret_value()),
     }
 
 
-async def _any_worker_serves(sockets: list[Path]) -> bool:
-    return any(await asyncio.gather(*(_worker_serves(socket) for socket in sockets)))
+async def _any_worker_serves(addresses: list[Address]) -> bool:
+    return any(await asyncio.gather(*(_worker_serves(address) for address in addresses)))
 
 
-async def _worker_serves(socket: Path) -> bool:
-    async with grpc.aio.insecure_channel(f"unix:{socket}") as channel:
+async def _worker_serves(address: Address) -> bool:
+    # A proxy that the environment names is for the way out, not for what stands here.
+    async with grpc.aio.insecure_channel(str(address), options=[("grpc.enable_http_proxy", 0)]) as channel:
         check = channel.unary_unary(
             "/grpc.health.v1.Health/Check",
             request_serializer=HealthCheckRequest.SerializeToString,

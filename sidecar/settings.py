@@ -11,7 +11,10 @@ from pydantic import AliasChoices, Field, HttpUrl, SecretStr, field_validator, m
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from authz.issuer import parse_issuers
+from sidecar import listening
+from sidecar.listening import TlsFiles, Transport
 from sidecar.origins import require_origin
+from transport.address import TcpAddress
 
 # Secrets that stand in examples and blog posts are none.
 WELL_KNOWN_SECRETS = frozenset({"change-me", "changeme", "default", "pepper", "secret", "insecure", "password"})
@@ -73,6 +76,24 @@ class Settings(StoreSettings):
     )
     workers: Workers = Field(
         default=2, description="Number of worker processes. Envoy's configuration must list as many sockets."
+    )
+    transport: Transport = Field(
+        default=Transport.LEAN,
+        description="Which gRPC server answers Envoy: `lean`, which costs a tenth, for an Envoy on this host; or "
+        "`grpcio`, which has TLS, for any.",
+    )
+    listen: Annotated[TcpAddress | None, NoDecode] = Field(
+        default=None,
+        description="`HOST:PORT`, where Envoy reaches the workers and the recorder instead of at their Unix sockets: "
+        "the first worker at this IP address and port, each other one, and then the recorder, at the next port.",
+    )
+    listen_certificate: Path | None = Field(
+        default=None, description="With GATEWAY_LISTEN: the certificate that Envoy is shown, with its chain, as PEM."
+    )
+    listen_key: Path | None = Field(default=None, description="The key of GATEWAY_LISTEN_CERTIFICATE, as PEM.")
+    listen_client_ca: Path | None = Field(
+        default=None,
+        description="The CA of Envoy's own certificate, as PEM: who has none of its certificates is not answered.",
     )
     replica: str = Field(
         default_factory=socket.gethostname,
@@ -168,6 +189,27 @@ class Settings(StoreSettings):
     def _issuers_can_be_read(cls, text: str) -> str:
         parse_issuers(text)
         return text
+
+    @field_validator("listen", "listen_certificate", "listen_key", "listen_client_ca", mode="before")
+    @classmethod
+    def _empty_is_not_set(cls, text: object) -> object:
+        return None if text == "" else text
+
+    @field_validator("listen", mode="before")
+    @classmethod
+    def _host_and_port(cls, text: object) -> object:
+        return listening.parse(text) if isinstance(text, str) and text else text
+
+    @model_validator(mode="after")
+    def _peers_are_known(self) -> Self:
+        listening.require_known_peers(self.transport, self.listen, self.tls_files)
+        listening.require_ports(self.listen, self.workers, self.ops_port)
+        return self
+
+    @property
+    def tls_files(self) -> TlsFiles:
+        """What TLS at `listen` is made of."""
+        return TlsFiles(self.listen_certificate, self.listen_key, self.listen_client_ca)
 
     @model_validator(mode="after")
     def _socket_paths_fit(self) -> Self:

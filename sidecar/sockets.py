@@ -1,4 +1,4 @@
-"""Where does each process listen for Envoy? One Unix socket each, the same in Envoy's configuration."""
+"""On which Unix socket does each process listen, unless told otherwise? The same stand in Envoy's configuration."""
 
 from pathlib import Path
 

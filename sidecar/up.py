@@ -28,6 +28,7 @@ from sidecar.embedded.postgres import EmbeddedPostgres
 from sidecar.embedded.redis import EmbeddedRedis
 from sidecar.embedded.router import RouterAddress, router_address
 from sidecar.embedded.state_folder import StateFolder
+from sidecar.listening import ON_UNIX_SOCKETS
 from sidecar.process import ChildExitedError, Command, StartError, run_to_end, wait_until_ready
 from sidecar.settings import UpSettings
 
@@ -45,6 +46,7 @@ PEPPER_BYTES = 32
 QUOTA_DEADLINE_SECONDS = 0.5
 # What the administrative commands need, for `inference-gateway tenant list` beside a running `up`.
 ADMIN_VARIABLES = ("DATABASE_URL", "REDIS_URL", "GATEWAY_KEY_PEPPER", "GATEWAY_WEBHOOK_ALLOW_PRIVATE")
+PYTHON_ENV = {"PYTHONUNBUFFERED": "1"}  # lines arrive when they are written, not when 8 KiB are full
 OK = 200
 
 
@@ -166,7 +168,7 @@ async def _start_router(run: Run, fleet: Fleet, port: int) -> None:
     if run.router is not None:
         return
     argv = (*run.product.router, "--port", str(port))
-    child = await fleet.launch(Command(name="router", argv=argv, env=_python_env(), stop_seconds=1.0))
+    child = await fleet.launch(Command(name="router", argv=argv, env=PYTHON_ENV, stop_seconds=1.0))
     await wait_until_ready(child, lambda: accepts(port), seconds=READY_SECONDS)
 
 
@@ -213,21 +215,18 @@ async def _start_envoy(run: Run, fleet: Fleet, router: RouterAddress) -> None:
 
 def _sidecar_env(run: Run, pepper: str) -> Mapping[str, str]:
     return {
-        **_python_env(),
+        **PYTHON_ENV,
         "DATABASE_URL": run.postgres.dsn(),
         "REDIS_URL": run.redis.url,
         "GATEWAY_KEY_PEPPER": pepper,
         "GATEWAY_SOCKET_DIR": str(run.socket_dir),
+        **ON_UNIX_SOCKETS,
         "GATEWAY_WORKERS": str(run.workers),
         "GATEWAY_OPS_PORT": str(run.ports.ops),
         "GATEWAY_DRAIN_SECONDS": str(DRAIN_SECONDS),
         "GATEWAY_QUOTA_DEADLINE_SECONDS": str(QUOTA_DEADLINE_SECONDS),
         "GATEWAY_WEBHOOK_ALLOW_PRIVATE": "true",
     }
-
-
-def _python_env() -> Mapping[str, str]:
-    return {"PYTHONUNBUFFERED": "1"}  # lines arrive when they are written, not when 8 KiB are full
 
 
 def _demo_env(url: str, tls: Certificates, key: str) -> str:

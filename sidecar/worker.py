@@ -1,4 +1,4 @@
-"""What runs in one worker process? Composes the services and serves them on the worker's own Unix socket.
+"""What runs in one worker process? Composes the services and serves them at the worker's own address.
 
 `python -m sidecar.worker INDEX`, started by `sidecar.serve`. It starts without Redis and without Postgres, and heals
 when they come.
@@ -6,7 +6,6 @@ when they come.
 
 import asyncio
 import contextlib
-import gc
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -20,23 +19,22 @@ from extproc.holder import Holder
 from extproc.settlement import Settler
 from quota.redis import RedisReservations
 from quota.redis_stops import FOLLOW_DEADLINE_SECONDS, RedisStops
-from sidecar import admission, identity, logs, metrics, redis_client
+from sidecar import admission, identity, logs, metrics, redis_client, transports
 from sidecar.admission import Admission, Stores
 from sidecar.clock import now_ms
 from sidecar.grpc_health import Health
-from sidecar.grpc_server import GrpcServer
 from sidecar.identity import Kept
-from sidecar.lifetime import termination
+from sidecar.lifetime import settle_in, termination
 from sidecar.logs import Logger
 from sidecar.model_rates import KnownRates
 from sidecar.revoked_streams import RevokedStreams
 from sidecar.settings import Settings
-from sidecar.sockets import worker_socket
 from sidecar.stops import AskedStops
+from sidecar.transports import Server
 from store import standing
 from store.database import Pool, opened
 from store.idempotency import PostgresIdempotencyKeys
-from wire.transport import Service
+from transport.service import Service
 
 # For how long a worker keeps an access-log stream that Envoy opened to it while the recorder was away.
 _STAND_IN_SECONDS = 1.0
@@ -105,7 +103,7 @@ def _ending_revoked(settings: Settings, pool: Pool, admitting: Admission) -> tup
 
 def _server(
     settings: Settings, index: int, logger: Logger, stores: Stores, services: list[Service]
-) -> tuple[GrpcServer, Health]:
+) -> tuple[Server, Health]:
     observe_error = metrics.error_observer(lambda error: logger.error("unexpected", action="error", exc_info=error))
     access_log = AccessLog(
         stores.reservations,
@@ -116,14 +114,7 @@ def _server(
     )
     services = [*services, access_log.service()]
     health = Health(service.name for service in services)
-    server = GrpcServer(
-        [*services, health.service()],
-        path=worker_socket(settings.socket_dir, index),
-        mode=int(settings.socket_mode, 8),
-        max_body_bytes=settings.max_body_bytes,
-        observe_error=observe_error,
-    )
-    return server, health
+    return transports.worker(settings, index, services, health.service(), observe_error), health
 
 
 def _export(settler: Settler, admitting: Admission) -> None:
@@ -132,12 +123,10 @@ def _export(settler: Settler, admitting: Admission) -> None:
     admitting.shadow.flush()
 
 
-async def _serve(server: GrpcServer, health: Health, drain_seconds: float, logger: Logger) -> None:
+async def _serve(server: Server, health: Health, drain_seconds: float, logger: Logger) -> None:
     terminated = termination()
     await server.start()
-    # What is alive now stays so: the collector need not look at it again, or copy its pages after a fork.
-    gc.collect()
-    gc.freeze()
+    settle_in()
     logger.info("worker serves", action="worker_started")
     await terminated.wait()
     logger.info("worker drains", action="worker_draining", seconds=drain_seconds)

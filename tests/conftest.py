@@ -1,3 +1,3 @@
-"""Which fixtures does every test have?"""
+"""Which fixtures and options does every test have?"""
 
-pytest_plugins = ["tests.support.postgres"]
+pytest_plugins = ["tests.support.postgres", "tests.support.transport_option"]

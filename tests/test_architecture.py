@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 # A package imports to its right, never to its left.
-ORDER = ("sidecar", "control", "store", "extproc", "authz", "quota", "wire")
+ORDER = ("sidecar", "control", "store", "extproc", "authz", "quota", "wire", "transport")
 PACKAGES = (*ORDER, "demo")
 ENVOY_MESSAGES = ("wire.messages", "wire.schema", "envoy_data_plane", "betterproto2", "google.protobuf")
 # Where Envoy's messages may be known. grpc_health is the standard's own message, not Envoy's.
@@ -40,6 +40,12 @@ IO_LIBRARIES = (
     *("grpc", "grpc_health", "redis", "hiredis", "asyncpg", "sqlalchemy", "alembic", "uvicorn", "starlette", "uvloop"),
     *("httpx", "aiohttp", "h2", "pydantic_settings", "prometheus_client", "structlog", "typer"),
     *("wire", "store", "sidecar", "control", "envoy_data_plane", "betterproto2", "google.protobuf"),
+)
+# HTTP/2 and gRPC as bytes and events: asyncio is the shell's alone.
+PROTOCOL = (
+    *("error_code", "event", "field_blocks", "frame", "frame_reader", "header_block", "http2_stream", "huffman"),
+    *("inbox", "limits", "outbox", "receiver", "request", "setting", "streams", "connection"),
+    *("grpc_message", "grpc_request", "grpc_status"),
 )
 LONGEST_FUNCTION, LONGEST_MODULE, MOST_PARAMETERS = 50, 300, 5
 DRAWERS = {"utils", "util", "common", "helpers", "helper", "base", "misc", "shared", "lib", "core"}
@@ -100,6 +106,14 @@ def test_a_pure_module_imports_no_io_library_even_transitively(module: str) -> N
     assert not {name for library in IO_LIBRARIES for name in _of(loaded, library)}
 
 
+def test_the_protocol_core_of_the_transport_knows_no_socket_no_clock_and_no_task() -> None:
+    core = {f"transport/{name}.py" for name in PROTOCOL}
+    found = {path: _imported(tree) for path, tree in _modules("transport") if path in core}
+    assert set(found) == core
+    shell = ("asyncio", "socket", "time", "uvloop", "grpc", "transport.lean_call", "transport.lean_link")
+    assert not {(path, name) for path, names in found.items() for outer in shell for name in _of(names, outer)}
+
+
 @cache
 def _loaded() -> set[str]:
     """What the pure modules bring along. Those that are clean together are clean alone."""
@@ -125,7 +139,7 @@ def test_only_the_process_reads_settings_and_only_settings_read_the_environment(
     assert all(path.startswith("sidecar/") for path in readers)
     environment = {
         path
-        for path, tree in _modules("authz", "quota", "extproc", "store", "control", "wire")
+        for path, tree in _modules("authz", "quota", "extproc", "store", "control", "wire", "transport")
         for node in ast.walk(tree)
         if isinstance(node, ast.Attribute) and node.attr in {"environ", "getenv"}
     }

@@ -1,6 +1,7 @@
 """What does the gateway cost beside a bare Envoy? Measures, prints one table, writes bench.json, leaves nothing behind.
 
-`python -m tests.bench [--seconds N] [--only limits|json|check|check_million|streams|disconnect|held] [--soak]`.
+`python -m tests.bench [--seconds N] [--soak]
+[--only transports|limits|json|alone|check|check_million|streams|disconnect|held]`.
 """
 
 import argparse
@@ -16,8 +17,9 @@ from typing import Any, get_args
 
 import msgspec
 
+from sidecar.listening import Transport
 from sidecar.process import ChildExitedError, StartError
-from tests.bench import credentials, held_streams, limits, machine, revocation
+from tests.bench import credentials, held_streams, limits, machine, revocation, transports
 from tests.bench.job import Kind
 from tests.bench.measurement import (
     CHECK_VARIANTS,
@@ -33,13 +35,14 @@ from tests.bench.stage import ENVOY_THREADS, WORKERS, Stage, opened_stage
 
 ROUNDS = 3
 SECONDS = 4.0
-CHECK_SECONDS = 2.0
+CHECK_SECONDS = ALONE_SECONDS = 2.0
 LONGEST_SECONDS = 420.0
 IDLE_SECONDS = 4.0
 EVENTS_PER_SECOND = 92  # of one stream, as the stand-in Router paces it
 OUTPUT = Path("bench.json")
 VARIANTS: Mapping[Kind, Mapping[str, Variant]] = {
     "json": JSON_VARIANTS,
+    "alone": JSON_VARIANTS,
     "streams": STREAM_VARIANTS,
     "disconnect": STREAM_VARIANTS,
     "check": CHECK_VARIANTS,
@@ -55,6 +58,7 @@ def loads(seconds: float) -> dict[Kind, Load]:
     events = max(20, round(seconds * EVENTS_PER_SECOND))
     return {
         "json": Load(kind="json", connections=16, seconds=seconds),
+        "alone": Load(kind="alone", connections=1, seconds=min(seconds, ALONE_SECONDS)),
         "check": Load(kind="check", connections=16, seconds=min(seconds, CHECK_SECONDS)),
         "check_million": Load(kind="check_million", connections=16, seconds=min(seconds, CHECK_SECONDS)),
         "streams": Load(kind="streams", connections=40, seconds=seconds, events=events),
@@ -65,20 +69,35 @@ def loads(seconds: float) -> dict[Kind, Load]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What is to be measured, beside the loads: the limits, and streams that are held, for ten minutes with `soak`."""
+    """What is to be measured, beside the loads: the limits, and streams that are held, for ten minutes with `soak`.
+
+    The transports are measured before all servers of the stage start, on their own.
+    """
 
     loads: Mapping[Kind, Load]
+    transports: bool
     limits: bool
     held: bool
     soak: bool
+
+    @property
+    def on_stage(self) -> bool:
+        """Whether anything is to be measured that needs the stage."""
+        return bool(self.loads) or self.limits or self.held
+
+    @property
+    def compared(self) -> "Plan | None":
+        """What is measured once more on grpcio's server, on servers of its own: JSON requests."""
+        loads = {kind: load for kind, load in self.loads.items() if VARIANTS[kind] is JSON_VARIANTS}
+        return Plan(loads=loads, transports=False, limits=False, held=False, soak=False) if loads else None
 
     @property
     def longest_seconds(self) -> float:
         return LONGEST_SECONDS + (held_streams.SOAK_SECONDS if self.soak else 0.0)
 
 
-async def run(stage: Stage, plan: Plan) -> Results:
-    bench, results = Bench(stage), Results()
+async def run(stage: Stage, plan: Plan, results: Results) -> Results:
+    bench = Bench(stage)
     if plan.limits:
         _say("limits")
         results.limits = await limits.measured(stage.folder)
@@ -110,9 +129,25 @@ async def _measure_rounds(bench: Bench, results: Results, load: Load, variants: 
 
 
 async def benchmark(plan: Plan) -> Results:
-    """Measure on a stage that is gone afterwards; a server that dies ends it."""
-    async with asyncio.timeout(plan.longest_seconds), opened_stage() as stage:
-        running = asyncio.create_task(run(stage, plan))
+    """Measure everything that is planned, each on servers that are gone afterwards."""
+    results = Results()
+    if plan.transports:
+        _say("transports")
+        async with asyncio.timeout(transports.LONGEST_SECONDS):
+            results.transports = await transports.measured()
+    if plan.on_stage:
+        await _on_stage(plan, results, Transport.LEAN)
+    if plan.compared:
+        again = Results()
+        await _on_stage(plan.compared, again, Transport.GRPCIO)
+        results.rounds |= {f"{kind}_grpcio": rounds for kind, rounds in again.rounds.items()}
+    return results
+
+
+async def _on_stage(plan: Plan, results: Results, transport: Transport) -> Results:
+    """Measure on the stage; a server that dies ends it."""
+    async with asyncio.timeout(plan.longest_seconds), opened_stage(transport) as stage:
+        running = asyncio.create_task(run(stage, plan, results))
         try:
             ends: set[asyncio.Future[Any]] = {running, stage.fleet.died}
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
@@ -139,6 +174,7 @@ def main() -> int:
     planned = {kind: load for kind, load in loads(options.seconds).items() if options.only in (None, kind)}
     plan = Plan(
         loads=planned,
+        transports=options.only in (None, "transports"),
         limits=options.only in (None, "json", "limits"),
         held=options.soak or options.only in (None, "held"),
         soak=options.soak,
@@ -153,14 +189,17 @@ def main() -> int:
         return 130
     took = time.monotonic() - began
     _write(facts, planned, results)
-    sys.stdout.write(f"{table(results)}\n\n{budget_lines(budgets(results))}\n\n{_footer(facts, took)}\n")
+    parts = (table(results), budget_lines(budgets(results)), _footer(facts, took))
+    sys.stdout.write("\n\n".join(part for part in parts if part) + "\n")
     return 0
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description="What does the gateway cost?")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="length of one measurement")
-    parser.add_argument("--only", choices=(*get_args(Kind), "limits", "held"), help="measure one kind of load")
+    parser.add_argument(
+        "--only", choices=(*get_args(Kind), "transports", "limits", "held"), help="measure one kind of load"
+    )
     parser.add_argument("--soak", action="store_true", help="hold streams for ten minutes")
     return parser.parse_args()
 

@@ -1,6 +1,6 @@
-"""What is the least that a sidecar on grpcio can cost? One that says yes to everything, with answers made beforehand.
+"""What is the least that a sidecar can cost? One that says yes to everything, with answers made beforehand.
 
-`python -m tests.bench.allow_all SOCKET`. The same server and the same exchanges as the gateway's, and no
+`python -m tests.bench.allow_all lean|grpcio SOCKET`. The same server and the same exchanges as the gateway's, and no
 work behind them.
 """
 
@@ -14,9 +14,12 @@ import uvloop
 from authz import service as authz_service
 from extproc import access_log, process, wire
 from sidecar.grpc_health import Health
-from sidecar.grpc_server import GrpcServer
+from sidecar.listening import Transport
+from transport.address import UnixAddress
+from transport.grpcio_server import GrpcioServer
+from transport.lean_server import LeanServer
+from transport.service import Service, Stream
 from wire.messages import CheckResponse
-from wire.transport import Service, Stream
 
 _MAX_BODY_BYTES = 4 * 1024 * 1024
 _ALLOWED = CheckResponse()
@@ -44,16 +47,16 @@ def _fail(error: Exception) -> None:
     sys.stderr.write(f"{error!r}\n")
 
 
-async def serve(path: Path) -> None:
+async def serve(transport: Transport, path: Path) -> None:
     services = [
         Service(name=authz_service.SERVICE_NAME, unary={"Check": _check}, streams={}),
         Service(name=process.SERVICE_NAME, unary={}, streams={"Process": _process}),
         Service(name=access_log.SERVICE_NAME, unary={}, streams={"StreamAccessLogs": _drain}),
     ]
     health = Health(service.name for service in services)
-    server = GrpcServer(
+    server = (LeanServer if transport is Transport.LEAN else GrpcioServer)(
         [*services, health.service()],
-        path=path,
+        address=UnixAddress(path=path),
         max_body_bytes=_MAX_BODY_BYTES,
         observe_error=_fail,
     )
@@ -65,4 +68,4 @@ async def serve(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    uvloop.run(serve(Path(sys.argv[1])))
+    uvloop.run(serve(Transport(sys.argv[1]), Path(sys.argv[2])))

@@ -4,7 +4,7 @@ from typing import Literal
 
 import msgspec
 
-Kind = Literal["json", "streams", "disconnect", "check", "check_million"]
+Kind = Literal["json", "alone", "streams", "disconnect", "check", "check_million"]
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):

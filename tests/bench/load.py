@@ -12,6 +12,7 @@ from tests.bench.stream_load import DisconnectLoad, StreamLoad
 
 _LOADS: dict[Kind, type[JsonLoad | StreamLoad]] = {
     "json": JsonLoad,
+    "alone": JsonLoad,
     "check": CheckLoad,
     "check_million": CheckLoad,
     "streams": StreamLoad,

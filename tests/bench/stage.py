@@ -25,6 +25,7 @@ from sidecar.embedded.ports import accepts, free_port, http_status
 from sidecar.embedded.postgres import EmbeddedPostgres
 from sidecar.embedded.redis import EmbeddedRedis
 from sidecar.envoy_config import EnvoyAddresses, render
+from sidecar.listening import Transport
 from sidecar.process import Child, Command, wait_until_ready
 from sidecar.redis_client import server_pipe
 from sidecar.sockets import recorder_socket, worker_socket
@@ -61,6 +62,8 @@ class Stage:
 
     folder: Path
     fleet: Fleet
+    transport: Transport = Transport.LEAN
+    """What carries the gateway's gRPC, and the floor's."""
     pepper: str = field(default_factory=lambda: secrets.token_hex(32), repr=False)
     ops_port: int = field(default_factory=free_port)
     router_port: int = field(default_factory=free_port)
@@ -154,6 +157,7 @@ class Stage:
             "GATEWAY_QUOTA_DEADLINE_SECONDS": str(QUOTA_DEADLINE_SECONDS),
             "GATEWAY_JWT_ISSUERS": credentials.issuers(self.issuer),
             "GATEWAY_FAILURE_LIMIT": "1000000",
+            "GATEWAY_TRANSPORT": self.transport.value,
         }
         child = await self._launch(Command(name="sidecar", argv=_python("sidecar", "serve"), env=env))
 
@@ -167,7 +171,9 @@ class Stage:
         sockets.mkdir(mode=0o700)
         listeners = {f"floor-{index}": worker_socket(sockets, index) for index in range(WORKERS)}
         for name, path in {**listeners, "floor-recorder": recorder_socket(sockets)}.items():
-            await self._launch(Command(name=name, argv=_python("tests.bench.allow_all", str(path))))
+            await self._launch(
+                Command(name=name, argv=_python("tests.bench.allow_all", self.transport.value, str(path)))
+            )
 
     async def _start_envoy(self, name: str) -> None:
         addresses = EnvoyAddresses(
@@ -198,12 +204,12 @@ class Stage:
 
 
 @contextlib.asynccontextmanager
-async def opened_stage() -> AsyncIterator[Stage]:
+async def opened_stage(transport: Transport) -> AsyncIterator[Stage]:
     """Everything that is measured, in a folder of its own, until the end of the block."""
     # The system's folder for it: a socket's path holds 107 bytes.
     folder = Path(tempfile.mkdtemp(prefix="gw-bench-"))
     fleet = Fleet(_unheard, stop_order=_STOP_ORDER)
-    stage = Stage(folder=folder, fleet=fleet)
+    stage = Stage(folder=folder, fleet=fleet, transport=transport)
     try:
         await stage.start()
         yield stage

@@ -5,6 +5,7 @@
 
 import sys
 from collections.abc import Callable
+from enum import EnumType
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
@@ -23,6 +24,7 @@ from tests.docs.events_page import events
 from tests.docs.lifecycle_page import lifecycle
 from tests.docs.page import page, table
 from tests.docs.plots import plots
+from transport.address import TcpAddress
 
 DOCS = Path(__file__).parents[2] / "docs"
 SECTIONS: tuple[tuple[str, str, type[BaseSettings], type[BaseSettings] | None], ...] = (
@@ -173,6 +175,8 @@ def _type(field: FieldInfo) -> str:
     kind = field.annotation
     if get_origin(kind) is Literal:
         return " or ".join(f"`{choice}`" for choice in get_args(kind))
+    if isinstance(kind, EnumType):
+        return " or ".join(f"`{choice}`" for choice in kind)
     choices = get_args(kind) if get_origin(kind) in {Union, UnionType} else (kind,)
     return next(_named(choice) for choice in choices if choice is not NoneType) + _bounds(field)
 
@@ -181,7 +185,7 @@ def _named(kind: Any) -> str:
     # An alias such as Port stands in a union with its bounds around it.
     bare = get_args(kind)[0] if get_args(kind) else kind
     names = {SecretStr: "secret", Path: "path", HttpUrl: "URL", int: "integer", float: "number", str: "text"}
-    return {**names, bool: "yes or no"}.get(bare, "JSON list")
+    return {**names, bool: "yes or no", TcpAddress: "address"}.get(bare, "JSON list")
 
 
 def _bounds(field: FieldInfo) -> str:

@@ -13,6 +13,7 @@ from tests.docs.page import rows, section
 DOCS = Path(__file__).parents[2] / "docs"
 TABLES = {
     "quota.md": "What is promised, and what shows it",
+    "transport.md": "What is promised, and what shows it",
     "architecture.md": "What is promised of a request's life, and what shows it",
 }
 PROMISES = [

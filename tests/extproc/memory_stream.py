@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class MemoryStream:
-    """Keeps the promise of `wire.transport.Stream`."""
+    """Keeps the promise of `transport.service.Stream`."""
 
     incoming: "asyncio.Queue[bytes | None]" = field(default_factory=asyncio.Queue)
     written: deque[bytes] = field(default_factory=deque)

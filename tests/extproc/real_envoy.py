@@ -29,13 +29,14 @@ from sidecar.embedded.envoy_server import envoy_command
 from sidecar.embedded.ports import free_port, http_status
 from sidecar.envoy_config import EnvoyAddresses, render
 from sidecar.grpc_health import Health
-from sidecar.grpc_server import GrpcServer
 from sidecar.process import Child, wait_until_ready
 from sidecar.sockets import recorder_socket, worker_socket
 from tests.support.postgres import Loop, running_loop
 from tests.support.values import NOON_MS
+from transport.address import UnixAddress
+from transport.grpcio_server import GrpcioServer
+from transport.service import Service, Stream
 from wire.messages import CheckRequest, CheckResponse
-from wire.transport import Service, Stream
 
 CORS_ORIGIN = "https://app.example"
 # Of the stand-in for Check: which metering it is to ask for.
@@ -182,7 +183,12 @@ async def _serving(
     health = Health(service.name for service in services)
     errors: list[Exception] = []
     servers = [
-        GrpcServer([*services, health.service()], path=path, max_body_bytes=1_000_000, observe_error=errors.append)
+        GrpcioServer(
+            [*services, health.service()],
+            address=UnixAddress(path=path),
+            max_body_bytes=1_000_000,
+            observe_error=errors.append,
+        )
         for path in (worker_socket(folder, 0), recorder_socket(folder))
     ]
     async with behind as url:

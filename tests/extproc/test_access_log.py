@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -39,7 +39,7 @@ class Logging:
 
     async def reserve(self, *, lease_ms: int = LEASE_MS) -> None:
         asked = admissions.claim(admission(), held(TOKENS, SLOTS))
-        await self.settling.flaky.kept.reserve(replace(asked, lease_ms=lease_ms))
+        await self.settling.flaky.kept.reserve(msgspec.structs.replace(asked, lease_ms=lease_ms))
 
     async def take(self, *entries: data.HttpAccessLogEntry, observers: Observers | None = None) -> None:
         stream = MemoryStream()
@@ -333,3 +333,18 @@ async def test_an_entry_that_cannot_be_read_is_told_and_the_next_is_taken(
     assert len(await logging.settled()) == 1
     assert logging.errors
     assert all(isinstance(error, msgspec.DecodeError) for error in logging.errors)
+
+
+async def test_who_only_stands_in_reads_what_has_come_before_it_leaves(logging: Logging) -> None:
+    """A whole second's entries may wait in the stream when the time has come; whoever is next does not get them."""
+    await logging.reserve()
+    stream = MemoryStream()
+    log = AccessLog(
+        logging.settling.flaky, logging.settling.settler, observe_error=logging.errors.append, stay_seconds=0.0
+    )
+    other = envoy.log_message(envoy.log_entry(namespaces={}))
+    stream.put(b"", other, other, envoy.log_message(envoy.log_entry(namespaces={**CHECKED, **ADMITTED})))
+    async with asyncio.timeout(10):
+        await log.follow(stream)  # though nobody ends the stream
+    await logging.settling.settler.finish()
+    assert len(await logging.settled()) == 1

@@ -1,7 +1,6 @@
 """Every admitted request is settled exactly once, whoever learns of its end first and whatever is out meanwhile."""
 
 import asyncio
-from dataclasses import replace
 
 import msgspec
 import pytest
@@ -31,7 +30,7 @@ def settling() -> Settling:
 
 async def _reserved(settling: Settling, name: str = "a", *, lease_ms: int = 20_000) -> Admission:
     one = admission(request_id=name)
-    asked = replace(admissions.claim(one, held(TOKENS, SLOTS)), lease_ms=lease_ms)
+    asked = msgspec.structs.replace(admissions.claim(one, held(TOKENS, SLOTS)), lease_ms=lease_ms)
     assert isinstance(await settling.flaky.kept.reserve(asked), Reservation)
     return one
 

@@ -10,8 +10,9 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from sidecar.grpc_health import SERVICE_NAME, Health
-from sidecar.grpc_server import GrpcServer
 from tests.extproc.memory_stream import MemoryStream
+from transport.address import UnixAddress
+from transport.grpcio_server import GrpcioServer
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -113,7 +114,9 @@ async def test_grpcios_own_client_understands_it(tmp_path: Path) -> None:
     path, errors = tmp_path / "h.sock", list[Exception]()
     health = Health(["a.Service"])
     assert health.service().name == SERVICE_NAME
-    server = GrpcServer([health.service()], path=path, max_body_bytes=1024, observe_error=errors.append)
+    server = GrpcioServer(
+        [health.service()], address=UnixAddress(path=path), max_body_bytes=1024, observe_error=errors.append
+    )
     await server.start()
     async with grpc.aio.insecure_channel(f"unix:{path}") as channel:
         stub = health_pb2_grpc.HealthStub(channel)

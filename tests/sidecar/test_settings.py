@@ -1,5 +1,6 @@
 """What can be configured: every error names its variable, all at once, and no secret shows anywhere."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,8 @@ from pydantic import ValidationError
 from pydantic_settings import BaseSettings
 
 from sidecar.commands.admin_settings import complaints
+from sidecar.embedded.certificates import Certificates, ensure_certificates
+from sidecar.listening import ON_UNIX_SOCKETS, Transport
 from sidecar.settings import WELL_KNOWN_SECRETS, Settings, StoreSettings, UpSettings
 
 PEPPER = "0123456789abcdef0123456789abcdef"
@@ -29,6 +32,12 @@ def env(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     for name, value in WHOLE.items():
         monkeypatch.setenv(name, value)
     return monkeypatch
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    """A server's, and the CA of its clients."""
+    return ensure_certificates(tmp_path_factory.mktemp("certificates") / "tls")
 
 
 def _named(prefix: str) -> list[str]:
@@ -86,6 +95,15 @@ def test_all_errors_are_told_together(env: pytest.MonkeyPatch) -> None:
         ("GATEWAY_KEY_PEPPER", ""),
         ("GATEWAY_KEY_PEPPER", "x" * 31),
         ("GATEWAY_SOCKET_DIR", "/" + "x" * 90),
+        ("GATEWAY_TRANSPORT", "fast"),
+        ("GATEWAY_LISTEN", "localhost:9000"),
+        ("GATEWAY_LISTEN", "127.0.0.1"),
+        ("GATEWAY_LISTEN", "127.0.0.1:0"),
+        ("GATEWAY_LISTEN", "127.0.0.1:65536"),
+        ("GATEWAY_LISTEN", "127.0.0.256:9000"),
+        ("GATEWAY_LISTEN", "::1:9000"),
+        ("GATEWAY_LISTEN", "[127.0.0.1]:9000"),
+        ("GATEWAY_LISTEN", "[fe80::1%eth0]:9000"),
     ],
 )
 def test_a_wrong_value_is_told_by_the_name_of_its_variable(env: pytest.MonkeyPatch, variable: str, value: str) -> None:
@@ -147,6 +165,136 @@ def test_no_secret_shows_in_an_error(env: pytest.MonkeyPatch, change: dict[str, 
     for shown in (str(error), repr(error), *complaints(error)):
         for secret in (PASSWORD, PEPPER, "short-but-secret"):
             assert secret not in shown
+
+
+def test_lean_on_unix_sockets_is_the_default(env: pytest.MonkeyPatch) -> None:
+    for text in (None, ""):
+        if text is not None:
+            env.setenv("GATEWAY_LISTEN", text)
+        assert (Settings().transport, Settings().listen) == (Transport.LEAN, None)
+
+
+@pytest.mark.parametrize("text", ["127.0.0.1:9000", "127.8.8.8:9000", "[::1]:9000"])
+@pytest.mark.parametrize("transport", [transport.value for transport in Transport])
+def test_either_server_may_listen_on_loopback_without_tls(env: pytest.MonkeyPatch, transport: str, text: str) -> None:
+    env.setenv("GATEWAY_TRANSPORT", transport)
+    env.setenv("GATEWAY_LISTEN", text)
+    settings = Settings()
+    assert (settings.transport, str(settings.listen)) == (transport, text)
+    assert json.loads(settings.model_dump_json())["listen"]["port"] == 9000
+
+
+ELSEWHERE = ["10.0.0.1:9000", "0.0.0.0:9000", "[::]:9000", "[2001:db8::1]:9000", "[::ffff:10.0.0.1]:9000"]
+OF_TLS = ("GATEWAY_LISTEN_CERTIFICATE", "GATEWAY_LISTEN_KEY", "GATEWAY_LISTEN_CLIENT_CA")
+
+
+@pytest.mark.parametrize("text", ELSEWHERE)
+def test_lean_listens_on_this_host_only(env: pytest.MonkeyPatch, text: str) -> None:
+    env.setenv("GATEWAY_LISTEN", text)
+    [line] = complaints(_error(Settings))
+    assert "GATEWAY_TRANSPORT=lean" in line
+    assert f"GATEWAY_LISTEN={text}" in line
+
+
+@pytest.mark.parametrize("text", ELSEWHERE)
+def test_beyond_this_host_clients_must_show_certificates(
+    env: pytest.MonkeyPatch, certificates: Certificates, text: str
+) -> None:
+    env.setenv("GATEWAY_TRANSPORT", "grpcio")
+    env.setenv("GATEWAY_LISTEN", text)
+    [line] = complaints(_error(Settings))
+    assert f"GATEWAY_LISTEN={text}" in line
+    assert all(name in line for name in OF_TLS)
+    _set_tls(env, certificates)
+    assert str(Settings().listen) == text
+
+
+@pytest.mark.parametrize("name", OF_TLS)
+@pytest.mark.parametrize("address", ["127.0.0.1:9000", "10.0.0.1:9000"])
+def test_tls_needs_all_of_its_parts(
+    env: pytest.MonkeyPatch, certificates: Certificates, address: str, name: str
+) -> None:
+    env.setenv("GATEWAY_TRANSPORT", "grpcio")
+    env.setenv("GATEWAY_LISTEN", address)
+    _set_tls(env, certificates)
+    env.delenv(name)
+    [line] = complaints(_error(Settings))
+    assert line.startswith(f"{name} not set")
+
+
+def test_lean_has_no_tls(env: pytest.MonkeyPatch, certificates: Certificates) -> None:
+    env.setenv("GATEWAY_LISTEN", "127.0.0.1:9000")
+    _set_tls(env, certificates)
+    [line] = complaints(_error(Settings))
+    assert line.startswith("GATEWAY_TRANSPORT=lean has no TLS")
+    assert all(name in line for name in OF_TLS)
+
+
+def test_certificates_for_unix_sockets_are_refused(env: pytest.MonkeyPatch, certificates: Certificates) -> None:
+    env.setenv("GATEWAY_TRANSPORT", "grpcio")
+    _set_tls(env, certificates)
+    [line] = complaints(_error(Settings))
+    assert all(name in line for name in ("GATEWAY_LISTEN,", *OF_TLS))
+
+
+@pytest.mark.parametrize("name", OF_TLS)
+@pytest.mark.parametrize("wrong", ["missing", "empty", "another"])
+def test_files_that_do_not_fit_are_told_before_anything_starts(
+    env: pytest.MonkeyPatch, certificates: Certificates, tmp_path: Path, *, name: str, wrong: str
+) -> None:
+    env.setenv("GATEWAY_TRANSPORT", "grpcio")
+    env.setenv("GATEWAY_LISTEN", "127.0.0.1:9000")
+    _set_tls(env, certificates)
+    if wrong == "another":
+        # The key of somebody else; and where a certificate belongs, a key.
+        env.setenv(name, str(certificates.client_key))
+    else:
+        path = tmp_path / "other.pem"
+        if wrong == "empty":
+            path.touch()
+        env.setenv(name, str(path))
+    [line] = complaints(_error(Settings))
+    assert all(variable in line for variable in OF_TLS)
+
+
+def test_the_key_is_in_no_repr_of_what_was_read(env: pytest.MonkeyPatch, certificates: Certificates) -> None:
+    env.setenv("GATEWAY_TRANSPORT", "grpcio")
+    env.setenv("GATEWAY_LISTEN", "127.0.0.1:9000")
+    _set_tls(env, certificates)
+    read = Settings().tls_files.read()
+    assert read is not None
+    assert read.key == certificates.key.read_bytes()
+    assert "PRIVATE" not in repr(read)
+
+
+@pytest.mark.parametrize(("first", "ops", "name"), [(65534, 8444, "WORKERS"), (8442, 8444, "OPS_PORT")])
+def test_each_process_has_a_port(env: pytest.MonkeyPatch, first: int, ops: int, name: str) -> None:
+    env.setenv("GATEWAY_OPS_PORT", str(ops))
+    for port, fits in ((first, False), (first - 1, True)):
+        env.setenv("GATEWAY_LISTEN", f"127.0.0.1:{port}")
+        if fits:
+            Settings()
+        else:
+            [line] = complaints(_error(Settings))
+            assert f"GATEWAY_LISTEN=127.0.0.1:{port}" in line
+            assert f"GATEWAY_{name}=" in line
+
+
+def test_what_up_starts_is_on_unix_sockets_whatever_it_inherits(
+    env: pytest.MonkeyPatch, certificates: Certificates
+) -> None:
+    env.setenv("GATEWAY_TRANSPORT", "grpcio")
+    env.setenv("GATEWAY_LISTEN", "10.0.0.1:9000")
+    _set_tls(env, certificates)
+    for name, value in ON_UNIX_SOCKETS.items():
+        env.setenv(name, value)
+    settings = Settings()
+    assert (settings.listen, settings.tls_files.read()) == (None, None)
+
+
+def _set_tls(env: pytest.MonkeyPatch, certificates: Certificates) -> None:
+    for name, path in zip(OF_TLS, (certificates.server, certificates.key, certificates.client_ca), strict=True):
+        env.setenv(name, str(path))
 
 
 def test_settings_cannot_be_changed(env: pytest.MonkeyPatch) -> None:

@@ -36,6 +36,7 @@ from store.tenants import NewTenant
 from tests.support.client_certificates import ClientCertificate, Issuer
 from tests.support.postgres import FAST, Loop, running_loop
 from tests.support.trail import trail
+from tests.support.transport_option import CHOSEN
 
 PEPPER = "7d5c1f0f3a0c4f7f9a2b6f4ad5a3a1c8"
 TRAIL = trail(PEPPER)
@@ -273,6 +274,7 @@ class Gateway:
             "GATEWAY_OPS_PORT": str(self.ops_port),
             "GATEWAY_MAX_BODY_BYTES": str(MAX_BODY_BYTES),
             "GATEWAY_ROUTER_URL": self.router_url,
+            "GATEWAY_TRANSPORT": CHOSEN.transport,
             **self.env,
         }
         command = Command(name="serve", argv=(*_python("sidecar"), "serve"), env=env, stop_seconds=15.0)

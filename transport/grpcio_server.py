@@ -5,26 +5,30 @@ Generic handlers without serialisers, and `context.read/write` instead of genera
 """
 
 import asyncio
+import contextlib
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
-from pathlib import Path
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 import grpc
 
-from wire.transport import Service, StreamHandler, UnaryHandler
+from transport.address import Address, UnixAddress
+from transport.service import Service, StreamHandler, UnaryHandler
+from transport.tls import Tls
 
 _LINGER_SECONDS = 0.25
 # A request's body comes in one message, with the metadata around it.
 _HEADROOM_BYTES = 1_048_576
 # What an answer that passes in line brings at once was up to 2 MiB, whatever a request may bring.
 _LEAST_BYTES = 4_194_304
+_MOST_WAITING = 100_000
+_FAILED = "the handler failed"
 
 
-class GrpcServer:
-    """Serves on a Unix socket of file mode `mode`. `max_body_bytes` bounds what a message may hold.
+class GrpcioServer:
+    """Serves at `address`, in plaintext without `tls`; `max_body_bytes` bounds what a message may hold.
 
-    The socket's path must be this process's alone: grpcio unlinks it on stop, even when another process has bound it
+    A Unix socket's path must be this process's alone: grpcio unlinks it on stop, even when another process has bound it
     since.
     """
 
@@ -32,10 +36,10 @@ class GrpcServer:
         self,
         services: Sequence[Service],
         *,
-        path: Path,
+        address: Address,
         max_body_bytes: int,
         observe_error: Callable[[Exception], None],
-        mode: int = 0o600,
+        tls: Tls | None = None,
     ) -> None:
         limit = max(max_body_bytes, _LEAST_BYTES) + _HEADROOM_BYTES
         self._observe_error = observe_error
@@ -46,11 +50,17 @@ class GrpcServer:
                 # Envoy asks for a sign of life while a long answer passes and nothing else does. By default grpcio
                 # takes the third such ping within five minutes for abuse, and closes the connection with its streams.
                 ("grpc.http2.max_ping_strikes", 0),
+                # What waits to be taken on is Envoy's, who bounds it. By default grpcio resets some of what comes while
+                # 1,000 calls wait.
+                ("grpc.server.max_pending_requests", _MOST_WAITING),
+                ("grpc.server.max_pending_requests_hard_limit", _MOST_WAITING),
+                # By default grpcio shares a port with whoever has it, and each gets some of the connections.
+                ("grpc.so_reuseport", 0),
             ]
         )
         self._server.add_generic_rpc_handlers([self._generic_handler(service) for service in services])
-        self._path = path
-        self._mode = mode
+        self._address = address
+        self._tls = tls
         self._running = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -58,10 +68,15 @@ class GrpcServer:
 
     async def start(self) -> None:
         """Bind and serve. A socket that a killed predecessor left behind is replaced."""
-        self._path.unlink(missing_ok=True)
-        self._server.add_insecure_port(f"unix:{self._path}")
+        if isinstance(self._address, UnixAddress):
+            self._address.path.unlink(missing_ok=True)
+        if self._tls is None:
+            self._server.add_insecure_port(str(self._address))
+        else:
+            self._server.add_secure_port(str(self._address), _credentials(self._tls))
         await self._server.start()
-        self._path.chmod(self._mode)
+        if isinstance(self._address, UnixAddress):
+            self._address.path.chmod(self._address.mode)
 
     async def stop(self, grace_seconds: float) -> None:
         """Refuse new calls, let the running ones finish for so long, then end them and the endless ones."""
@@ -86,13 +101,10 @@ class GrpcServer:
 
     def _unary(self, handler: UnaryHandler) -> grpc.RpcMethodHandler:
         async def call(request: bytes, context: Any) -> bytes:
-            del context
             self._begin()
             try:
-                return await handler(request)
-            except Exception as error:
-                self._observe_error(error)
-                raise
+                async with self._told(context):
+                    return await handler(request)
             finally:
                 self._end()
 
@@ -104,16 +116,32 @@ class GrpcServer:
             if waited_for:
                 self._begin()
             try:
-                await (handler(stream) if waited_for else self._until_stopped(handler(stream)))
-                await stream.drain()
-            except Exception as error:
-                self._observe_error(error)
-                raise
+                async with self._told(context):
+                    await (handler(stream) if waited_for else self._until_stopped(handler(stream)))
+                    await stream.drain()
             finally:
+                stream.abandon()
                 if waited_for:
                     self._end()
 
         return grpc.stream_stream_rpc_method_handler(call)
+
+    @contextlib.asynccontextmanager
+    async def _told(self, context: Any) -> AsyncIterator[None]:
+        """Tell whom it concerns when a handler fails.
+
+        Left to itself grpcio tells the client the text of an exception, and tells a client whose handler ends with a
+        CancelledError of its own nothing at all.
+        """
+        try:
+            yield
+        except asyncio.CancelledError:
+            if (task := asyncio.current_task()) is None or task.cancelling():
+                raise
+            await context.abort(grpc.StatusCode.UNKNOWN, _FAILED)
+        except Exception as error:  # noqa: BLE001 - whatever a handler raises, its caller is told that it failed
+            self._observe_error(error)
+            await context.abort(grpc.StatusCode.UNKNOWN, _FAILED)
 
     async def _until_stopped(self, work: Awaitable[None]) -> None:
         """Do it to its end, or until the server stops."""
@@ -137,8 +165,14 @@ class GrpcServer:
             self._idle.set()
 
 
+def _credentials(tls: Tls) -> grpc.ServerCredentials:
+    return grpc.ssl_server_credentials(
+        [(tls.key, tls.certificate)], root_certificates=tls.client_ca, require_client_auth=True
+    )
+
+
 class _GrpcStream:
-    """A call of grpcio as a `wire.transport.Stream`.
+    """A call of grpcio as a `transport.service.Stream`.
 
     grpcio allows one write at a time. Writes are queued, and leave with the next read, which a handler that has
     answered does at once; only a write that comes while a read waits needs a task of its own.
@@ -148,36 +182,46 @@ class _GrpcStream:
         self._context = context
         self._queue: deque[bytes] = deque()
         self._reading = False
-        self._writing = False
         self._writer: asyncio.Task[None] | None = None
 
     async def read(self) -> bytes | None:
-        await self.flush()
+        if self._queue:
+            # A read may be given up, a write of grpcio's may not: the next would be one too many at a time.
+            await asyncio.shield(self._flushing())
         self._reading = True
         try:
             message = await self._context.read()
+        except grpc.aio.BaseError:
+            return None  # the client is gone, or the server stopped in that moment
         finally:
             self._reading = False
         return None if message is grpc.aio.EOF else message
 
     def write(self, message: bytes) -> None:
         self._queue.append(message)
-        if self._reading and not self._writing and (self._writer is None or self._writer.done()):
-            self._writer = asyncio.get_running_loop().create_task(self.flush())
+        if self._reading:
+            self._flushing()
 
     async def drain(self) -> None:
         """Send what is queued, whoever has begun to."""
-        if self._writer is not None:
-            await self._writer
-        await self.flush()
+        while self._queue or (self._writer is not None and not self._writer.done()):
+            await self._flushing()
 
-    async def flush(self) -> None:
-        """Send what is queued, unless that is being done."""
-        if self._writing:
-            return
-        self._writing = True
+    def abandon(self) -> None:
+        """The call is over: what could not be sent is not sent."""
+        self._queue.clear()
+        if self._writer is not None:
+            self._writer.cancel()
+
+    def _flushing(self) -> "asyncio.Task[None]":
+        """What sends the queue, until it is empty: one at a time."""
+        if self._writer is None or self._writer.done():
+            self._writer = asyncio.get_running_loop().create_task(self._flush())
+        return self._writer
+
+    async def _flush(self) -> None:
         try:
             while self._queue:
                 await self._context.write(self._queue.popleft())
-        finally:
-            self._writing = False
+        except grpc.aio.BaseError:
+            self._queue.clear()  # the client is gone: the next read says so
