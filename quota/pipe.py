@@ -116,7 +116,8 @@ class RedisPipe:
             if self._socket is not None:
                 return self._socket
             connection = self._connect()
-            connection.socket_timeout = None  # the deadline is ours, one timer for a batch
+            # The deadlines are ours: one timer for a batch, and one here.
+            connection.socket_timeout = connection.socket_connect_timeout = None
             try:
                 async with asyncio.timeout(max(self._deadline, _OPEN_SECONDS)):
                     await connection.connect()  # type: ignore[no-untyped-call]

@@ -152,7 +152,8 @@ def test_a_request_with_two_rows_is_named(run: Run, after: Callable[..., None]) 
     [twice] = found["twice"]
     [difference] = found["differences"]
     assert (difference["settled"]["rows"], difference["ledger"]["rows"]) == (2, 3)
-    assert f"The request {twice} has several rows." in run("verify").stdout
+    told = run("verify")
+    assert f"The request {twice} has several rows." in told.stdout, told.stderr
 
 
 def test_a_day_is_not_called_right_while_events_wait(run: Run, after: Callable[..., None]) -> None:
